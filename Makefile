@@ -1,0 +1,47 @@
+# Two commands for everybody: `make quickstart` and `make test`. Both make their own environment in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs
+BIN := $(VENV)/bin
+# One thread per test worker: two workers on two cores are faster than one with two threads (see docs/log.md).
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: quickstart install install-dev test test-all lint docs bench clean
+
+quickstart: install
+	$(BIN)/luopan run quickstart --runs $(RUNS)
+
+install: $(VENV)/.quickstart
+install-dev: $(VENV)/.dev
+
+$(VENV)/.quickstart: pyproject.toml tools/install.py
+	$(PYTHON) tools/install.py --venv $(VENV) --extras quickstart
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml tools/install.py
+	$(PYTHON) tools/install.py --venv $(VENV) --extras dev
+	@touch $@
+
+# The default run: everything but the tests marked slow, gpu or data. On two cores in under 15 minutes.
+test: install-dev
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
+
+# Everything that this machine can run, the long ones included.
+test-all: install-dev
+	$(PYTEST) -n 2 --dist loadgroup
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The reference pages are written from the code; a test holds the rest of docs/ to it.
+docs: install-dev
+	$(BIN)/luopan schema --markdown > docs/recipe-reference.md
+
+bench: install-dev
+	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/train.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,101 @@
+"""`luopan tokenizer`: what a tokenizer is made of, and how finely tokenizers cut a text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luopan.cli.app import JsonFlag, examples, verb_app
+
+app = verb_app()
+
+TextFiles = Annotated[
+    list[Path] | None, typer.Option("--text", metavar="FILE", help="A text to measure on; may be given several times.")
+]
+
+
+@app.callback(
+    epilog=examples(
+        "luopan tokenizer info runs/quickstart/tokenizer",
+        "luopan tokenizer compare runs/quickstart/tokenizer HuggingFaceTB/SmolLM2-135M --text book.txt",
+    )
+)
+def tokenizer() -> None:
+    """Looks at tokenizers: a tokenizer stage, any model's folder, or a hub id."""
+
+
+@app.command(epilog=examples("luopan tokenizer info runs/quickstart/tokenizer --text book.txt"))
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A tokenizer stage, a model, or a hub id.")],
+    text: TextFiles = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Shows size, special tokens and chat template of one tokenizer; with --text how finely it cuts that text."""
+    facts = facts_of(model, text)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    for key, value in facts.items():
+        print(f"{key.replace('_', ' '):<20} {_shown(value)}")
+
+
+@app.command(epilog=examples("luopan tokenizer compare runs/a/tokenizer runs/b/tokenizer --text book.txt"))
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Two or more tokenizers.")],
+    text: TextFiles = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compares how finely tokenizers cut the same text: more bytes per token make shorter sequences."""
+    if not text:
+        raise typer.BadParameter("give at least one text to compare on: --text FILE")
+    rows = [facts_of(model, text) for model in models]
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    columns = ("tokenizer", "vocabulary", "bytes_per_token", "tokens_per_word", "continued_word_rate")
+    width = max(len(str(row["tokenizer"])) for row in rows) + 2
+    print(" ".join(f"{title.replace('_', ' '):<{width if title == 'tokenizer' else 20}}" for title in columns).rstrip())
+    for row in rows:
+        cells = (f"{_shown(row[title]):<{width if title == 'tokenizer' else 20}}" for title in columns)
+        print(" ".join(cells).rstrip())
+
+
+def facts_of(model: str, text_files: list[Path] | None) -> dict[str, Any]:
+    """What there is to say about one tokenizer."""
+    from luopan.pipeline.models import tokenizer_folder
+    from luopan.tokens.tokenizer import fertility, load_tokenizer
+
+    loaded = load_tokenizer(tokenizer_folder(model))
+    facts: dict[str, Any] = {
+        "tokenizer": model,
+        "vocabulary": len(loaded),
+        "special_tokens": [str(token) for token in loaded.all_special_tokens],
+        "end_of_text": loaded.eos_token,
+        "padding": loaded.pad_token,
+        "chat_template": bool(loaded.chat_template),
+    }
+    if text_files:
+        facts |= fertility(loaded, [_read(path) for path in text_files])
+    return facts
+
+
+def _read(path: Path) -> str:
+    from luopan.errors import DataError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 text (byte {error.start})", where=path) from None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return ", ".join(value) if isinstance(value, list) else str(value)

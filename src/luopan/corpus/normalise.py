@@ -1,0 +1,106 @@
+"""Make text regular: line endings, Unicode form, control characters, spaces; and cut very long texts.
+
+Pure functions of text. Tabs, indentation and the zero-width joiners that Persian, Indic scripts and emoji need are
+kept. Mended encodings ("â€™") and markup are not: a document is taken to be text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from luopan.corpus.config import NormaliseConfig
+
+LINE_ENDING = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+# C0 and C1 controls except tab and newline, soft hyphen, zero-width space, word joiner, byte order mark,
+# bidirectional marks and overrides, interlinear marks, non-characters.
+CONTROL = re.compile(
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
+    "\ufeff\ufff9-\ufffb\ufffe\uffff]"
+)
+ODD_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+START_MARK = re.compile(r"^\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG[^*]*\*\*\*", re.I | re.M)
+END_MARK = re.compile(
+    r"^(?:\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|End of (?:the |this )?Project Gutenberg)", re.I | re.M
+)
+TRAILING_SPACE = re.compile("[ \t\u3000]+(?=\n|\\Z)")
+
+
+def normalise(text: str, config: NormaliseConfig) -> str:
+    """`text` with regular line endings, and whatever `config` asks for."""
+    if "\r" in text or not text.isascii() or LINE_ENDING.search(text):
+        text = LINE_ENDING.sub("\n", text)
+    if config.strip_control:
+        text = CONTROL.sub("", text)
+    if config.nfc and not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if config.whitespace:
+        text = regular_spaces(text)
+    if config.strip_gutenberg:
+        text = strip_gutenberg(text)
+    return limit_blank_lines(text, config.max_blank_lines).strip("\n")
+
+
+def regular_spaces(text: str) -> str:
+    """Typographic spaces become plain ones; spaces and tabs at line ends go."""
+    if not text.isascii():
+        text = ODD_SPACE.sub(" ", text)
+    # Looking for two literal strings first is many times faster than the expression on text that is clean already.
+    if " \n" in text or "\t\n" in text or "\u3000\n" in text or text[-1:] in " \t\u3000":
+        text = TRAILING_SPACE.sub("", text)
+    return text
+
+
+def limit_blank_lines(text: str, most: int) -> str:
+    """Runs of more than `most` blank lines are cut to `most`."""
+    allowed = "\n" * (most + 1)
+    if allowed + "\n" not in text:
+        return text
+    return re.sub(f"\n{{{most + 2},}}", allowed, text)
+
+
+def strip_gutenberg(text: str) -> str:
+    """`text` without Project Gutenberg's header and licence, where its marks stand."""
+    if "project gutenberg" not in text.lower():
+        return text
+    if start := START_MARK.search(text):
+        text = text[start.end() :]
+    if end := END_MARK.search(text):
+        text = text[: end.start()]
+    return text.strip("\n")
+
+
+def cut(text: str, max_bytes: int) -> list[str]:
+    """`text` in pieces of at most `max_bytes` of UTF-8, cut at the last blank line, line end or space that fits.
+
+    Pieces are of nearly equal size, so that no scrap is left at the end. Joined, they are the text but for the white
+    space at the cuts.
+    """
+    size = utf8_length(text)
+    if size <= max_bytes:
+        return [text]
+    pieces = []
+    while size > max_bytes:
+        count = -(-size // max_bytes)
+        # Some slack above the equal share lets a paragraph end fall inside it.
+        wanted = min(max_bytes, int(size / count * 1.1) + 1)
+        end = cut_position(text, wanted)
+        pieces.append(text[:end].rstrip())
+        text = text[end:].lstrip("\n ")
+        size = utf8_length(text)
+    return [piece for piece in [*pieces, text] if piece]
+
+
+def cut_position(text: str, max_bytes: int) -> int:
+    """Where to cut (a character index > 0) so that what is before has at most `max_bytes` bytes of UTF-8."""
+    head = text[:max_bytes].encode("utf-8")[:max_bytes].decode("utf-8", errors="ignore")
+    for border in ("\n\n", "\n", " "):
+        at = head.rfind(border)
+        if at > len(head) // 2:
+            return at + len(border)
+    return len(head)
+
+
+def utf8_length(text: str) -> int:
+    """Bytes of `text` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8"))

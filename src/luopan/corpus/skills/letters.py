@@ -1,0 +1,133 @@
+"""Skills over the letters of a word: reversing and spelling.
+
+A byte-pair vocabulary hides the letters of a plain word, so each skill comes in two variants. Spaced: the prompt
+shows the letters apart ("c a t"), each its own token, and the model has only to move them. Plain: the prompt shows
+the word, and the model must know its spelling, which a very small model knows only of words it was trained on.
+Reversing thinks by numbering the letters and counting down (`1 c 2 a 3 t, 3 t 2 a 1 c`): each step then looks up a
+number it has just written. Spaced reversing mixes random letters with words (`random_letters`), or a model learns the
+words instead of the way.
+
+Words held out for the test are never asked about in training, in either variant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from string import ascii_lowercase
+
+from luopan.corpus.skills.case import Draft, Skill, Split, check_share
+from luopan.corpus.skills.words import words
+
+REVERSE_SPACED = (
+    "Reverse these letters: {letters}",
+    "Write these letters backwards: {letters}",
+    "Say these letters in reverse: {letters}",
+    "Turn these letters around: {letters}",
+    "Please reverse: {letters}",
+)
+REVERSE_PLAIN = (
+    "Reverse the letters of {word}.",
+    "Spell {word} backwards.",
+    "Write {word} backwards.",
+    "What is {word} spelled backwards?",
+    "Please reverse the word {word}.",
+)
+SPELL_PLAIN = (
+    "Spell {word}.",
+    "How do you spell {word}?",
+    "Spell the word {word}.",
+    "Please spell {word}.",
+    "What letters are in {word}?",
+    "Tell me the letters of {word}.",
+)
+SPELL_SPACED = (
+    "What word is this: {letters}?",
+    "Which word do these letters make: {letters}?",
+    "Join these letters: {letters}",
+    "Put these letters together: {letters}",
+    "Read this word: {letters}",
+)
+
+
+@dataclass(frozen=True)
+class LetterOptions:
+    """`spaced` is the share of spaced prompts, `lengths` the letters per word.
+
+    `random_letters` is the share of spaced *reversing* prompts that show random letters instead of a word.
+    """
+
+    lengths: tuple[int, ...] = (3, 4, 5)
+    spaced: float = 1.0
+    random_letters: float = 0.5
+    thinking: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("spaced", "random_letters", "thinking"):
+            check_share(name, getattr(self, name))
+        if not self.lengths or not set(self.lengths) <= {3, 4, 5}:
+            raise ValueError(f"lengths is {self.lengths!r}; words of 3, 4 and 5 letters are listed")
+
+
+@dataclass(frozen=True)
+class SpellingOptions(LetterOptions):
+    """Spelling shows plain words by default: "Spell cat." -> "c a t"; spaced is the other way round."""
+
+    spaced: float = 0.0
+    random_letters: float = 0.0
+    thinking: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.thinking or self.random_letters:
+            raise ValueError("spelling has no thinking form and no random letters; leave them out")
+
+
+def _word(random: Random, lengths: tuple[int, ...]) -> str:
+    return random.choice(words(f"spell{random.choice(lengths)}"))
+
+
+def reversing_working(letters: str) -> str:
+    """Number the letters, then count down."""
+    numbered = [f"{number} {letter}" for number, letter in enumerate(letters, start=1)]
+    return f"{' '.join(numbered)}, {' '.join(reversed(numbered))}"
+
+
+def draw_reversing(random: Random, options: LetterOptions, split: Split) -> Draft:
+    spaced = random.random() < options.spaced
+    if spaced and random.random() < options.random_letters:
+        word = "".join(random.choices(ascii_lowercase, k=random.choice(options.lengths)))
+    else:
+        word = _word(random, options.lengths)
+    wording = random.choice(REVERSE_SPACED if spaced else REVERSE_PLAIN)
+    answer = " ".join(reversed(word))
+    return Draft(
+        user=wording.format(letters=" ".join(word), word=word),
+        answer=answer,
+        verifier="letters",
+        verifier_args={"answer": answer},
+        key=word,
+        thinking=reversing_working(word),
+        variant="spaced" if spaced else "plain",
+    )
+
+
+def draw_spelling(random: Random, options: SpellingOptions, split: Split) -> Draft:
+    spaced = random.random() < options.spaced
+    word = _word(random, options.lengths)
+    wording = random.choice(SPELL_SPACED if spaced else SPELL_PLAIN)
+    answer = word if spaced else " ".join(word)
+    return Draft(
+        user=wording.format(letters=" ".join(word), word=word),
+        answer=answer,
+        verifier="exact" if spaced else "letters",
+        verifier_args={"answer": answer},
+        key=word,
+        variant="spaced" if spaced else "plain",
+    )
+
+
+SKILLS = (
+    Skill("reversing", draw_reversing, LetterOptions),
+    Skill("spelling", draw_spelling, SpellingOptions),
+)

@@ -1,0 +1,171 @@
+"""Split any script into words with one regular expression, fast enough to filter with.
+
+Letters, digits and combining marks make words; each punctuation mark or symbol is a token of its own, as the tokenizers
+behind Gopher's and FineWeb's figures have it. Scripts written without spaces (Chinese, Japanese kana, Thai, Lao,
+Khmer, Burmese) give one token per character: a segmenter would give about half as many. `wants_spaces` tells the two
+apart, so that rules about word length and stop words are left out where they mean nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+# Hiragana, katakana, Han, Thai, Lao, Burmese, Khmer.
+UNSPACED = (
+    "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d"
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff"
+)
+CHARACTERS_PER_WORD = 2  # of the unspaced scripts, roughly what segmenters give
+
+
+@lru_cache(maxsize=1)
+def marks() -> str:
+    """The inside of a character class with the combining marks of the basic plane (all planes: thirty times slower).
+
+    Python's word class leaves them out and so breaks Hindi, Thai or Hebrew with points into pieces.
+    """
+    ranges: list[list[int]] = []
+    for code in [*range(0x300, 0xD800), *range(0xFB00, 0x10000)]:
+        if unicodedata.category(chr(code))[0] == "M":
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(f"{chr(low)}-{chr(high)}" for low, high in ranges)
+
+
+@lru_cache(maxsize=1)
+def mark_pattern() -> re.Pattern[str]:
+    """Finds one combining mark."""
+    return re.compile(f"[{marks()}]")
+
+
+@lru_cache(maxsize=2)
+def token_pattern(marked: bool) -> re.Pattern[str]:
+    """Finds tokens: a run of letters, digits and marks (with apostrophes inside), or one symbol.
+
+    Without marks it is faster, so that form is used wherever it is right.
+    """
+    if not marked:
+        return re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+    return re.compile(rf"[\w{marks()}]+(?:['’][\w{marks()}]+)*|[^\w\s{marks()}]")
+
+
+@lru_cache(maxsize=2)
+def unspaced_pattern(split: bool = False) -> re.Pattern[str]:
+    """Finds one character of an unspaced script; with `split`, these one by one and what is between them whole."""
+    return re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+" if split else f"[{UNSPACED}]")
+
+
+def split_words(text: str) -> list[str]:
+    """Words, unspaced characters and symbols of `text`, in order."""
+    if text.isascii():
+        return token_pattern(False).findall(text)
+    tokens = token_pattern(mark_pattern().search(text) is not None).findall(text)
+    if not unspaced_pattern().search(text):
+        return tokens
+    split = unspaced_pattern(split=True).findall
+    found: list[str] = []
+    for token in tokens:
+        if len(token) > 1 and not token.isascii():
+            found.extend(split(token))
+        else:
+            found.append(token)
+    return found
+
+
+class Tally(NamedTuple):
+    """Counts over all tokens of a text; a word is a token of letters, digits or marks, the rest are symbols."""
+
+    words: int
+    unspaced: int  # words that are one character of a script written without spaces
+    words_with_letter: int
+    word_characters: int
+    symbol_characters: int
+    longest: int  # characters of the longest token
+
+
+def tally(counts: Mapping[str, int], may_be_unspaced: bool) -> Tally:
+    """One pass over the distinct tokens, of which there are far fewer than tokens."""
+    words = unspaced = with_letter = word_characters = symbol_characters = longest = 0
+    is_unspaced = unspaced_pattern().match
+    for token, count in counts.items():
+        size = len(token)
+        if size > longest:
+            longest = size
+        if token.isalpha():
+            with_letter += count
+        elif is_wordlike(token):
+            with_letter += count * has_letter(token)
+        else:
+            symbol_characters += size * count
+            continue
+        words += count
+        word_characters += size * count
+        if may_be_unspaced and size == 1 and is_unspaced(token):
+            unspaced += count
+    return Tally(words, unspaced, with_letter, word_characters, symbol_characters, longest)
+
+
+def is_wordlike(token: str) -> bool:
+    """True for a token that holds a letter, digit or combining mark."""
+    return token[0].isalnum() or any(unicodedata.category(character)[0] in "LMN" for character in token)
+
+
+def has_letter(token: str) -> bool:
+    """True for a word with a letter in it, or of a script whose vowels are marks."""
+    return not token.isdigit() and any(unicodedata.category(character)[0] in "LM" for character in token)
+
+
+class Reading:
+    """What the filters look at in a text, each computed once and only if asked for."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.size = max(1, len(text))  # characters
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Words and symbols in order."""
+        return split_words(self.text)
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How often each token occurs."""
+        return Counter(self.tokens)
+
+    @cached_property
+    def tally(self) -> Tally:
+        return tally(self.counts, may_be_unspaced=not self.text.isascii())
+
+    @property
+    def word_count(self) -> float:
+        """Words; two characters of an unspaced script count as one."""
+        return self.tally.words - self.tally.unspaced * (1 - 1 / CHARACTERS_PER_WORD)
+
+    @property
+    def wants_spaces(self) -> bool:
+        """Most words come from a script that puts spaces between them."""
+        return self.tally.unspaced * 2 < max(1, self.tally.words)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines that are not blank."""
+        return [line for line in self.text.split("\n") if line and not line.isspace()]
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        """What blank lines part."""
+        return [part.strip("\n") for part in self.text.split("\n\n") if part and not part.isspace()]
+
+    @cached_property
+    def token_hashes(self) -> np.ndarray:
+        """[tokens] uint64. Differs from run to run as Python's hash does; only equality is ever looked at."""
+        return np.fromiter(map(hash, self.tokens), np.int64, len(self.tokens)).view(np.uint64)

@@ -1,0 +1,140 @@
+"""Keys and values of the tokens decoded so far: a slot per running request, and a box for prompts being read.
+
+`SlotCache` is one preallocated block per layer, written in place; the running requests always fill slots 0..n-1, so
+what attention reads is a view and never a copy. Prompts are read (several at once, padded on the right) into a
+`PromptCache` and then moved into slots; equal prompts are read once and copied.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+# Room is added in steps of at least this many positions.
+_GRANULE = 64
+# So much is set aside at once without asking whether it will be used: memory never touched costs nothing on a CPU, and
+# growing means copying (fresh memory costs 1 ms per MB here, most of it page faults).
+_PREALLOCATED_BYTES = 2**28
+
+
+class PromptCache:
+    """Holds the keys and values [B, Hkv, T, D] of one forward pass over prompts padded on the right.
+
+    A real token only sees real tokens before it, so causal attention needs no padding mask; what the padding yields is
+    never read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep the layer's keys and values; they are all there is to attend to."""
+        assert layer == len(self.keys), "one forward pass, layer by layer"
+        self.keys.append(keys)
+        self.values.append(values)
+        return keys, values
+
+    def mask(self, length: int) -> Tensor:
+        """bool [1, 1, T, T], causal."""
+        return torch.ones(length, length, dtype=torch.bool, device=self._device).tril_()[None, None]
+
+
+class SlotCache:
+    """A slot per running request, for one new token per request and step.
+
+    Slots 0..active-1 run. `lengths` [slots] int64 counts the tokens each holds; `advance` adds one to each after a
+    step. Memory is slots * capacity * layers * 2 * Hkv * D elements, the capacity growing with the longest request.
+    """
+
+    def __init__(
+        self, num_layers: int, slots: int, kv_heads: int, head_size: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._block = torch.empty(2, num_layers, slots, kv_heads, 0, head_size, device=device, dtype=dtype)
+        self._unbind()
+        self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.active = 0
+        self.longest = 0  # of the active slots; kept here because reading it back from `lengths` would wait for a GPU
+        self._rows = torch.arange(slots, device=device)
+        self._columns = torch.arange(0, device=device)
+
+    @property
+    def capacity(self) -> int:
+        """Positions there is room for in each slot."""
+        return self._block.shape[4]
+
+    def expect(self, positions: int) -> None:
+        """Prepare for requests of up to so many positions: all the room at once if it is not too much."""
+        two, layers, slots, heads, _, size = self._block.shape
+        per_position = two * layers * slots * heads * size * self._block.element_size()
+        self.reserve(min(positions, _PREALLOCATED_BYTES // per_position))
+
+    def reserve(self, positions: int) -> None:
+        """Make room for so many positions per slot, keeping what is held."""
+        if positions <= self.capacity:
+            return
+        room = max(-(-positions // _GRANULE) * _GRANULE, self.capacity * 3 // 2)
+        shape = list(self._block.shape)
+        shape[4] = room
+        block = self._block.new_empty(shape)
+        held = self.longest
+        block[:, :, : self.active, :, :held] = self._block[:, :, : self.active, :, :held]
+        self._block = block
+        self._unbind()
+        self._columns = torch.arange(room, device=block.device)
+
+    def insert(self, prompts: PromptCache, source: list[int], lengths: list[int]) -> None:
+        """Append len(lengths) requests: the i-th gets prompt row source[i], of which lengths[i] tokens are real."""
+        self.reserve(max(lengths) + 1)
+        first = self.active
+        for row, group in groupby(source):
+            # Requests with equal prompts stand together and are filled by one broadcast copy.
+            last, length = first + len(list(group)), lengths[first - self.active]
+            for layer, (keys, values) in enumerate(zip(prompts.keys, prompts.values)):
+                self._keys[layer][first:last, :, :length] = keys[row, :, :length]
+                self._values[layer][first:last, :, :length] = values[row, :, :length]
+            first = last
+        self.lengths[self.active : first] = torch.tensor(lengths, device=self.lengths.device)
+        self.active = first
+        self.longest = max(self.longest, *lengths)
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one token's keys and values [B, Hkv, 1, D] per active slot; views [B, Hkv, S, D] of all held."""
+        count, reach = self.active, self.longest + 1
+        held_keys, held_values = self._keys[layer], self._values[layer]
+        rows, positions = self._rows[:count], self.lengths[:count]
+        held_keys[rows, :, positions] = keys[:, :, 0].to(held_keys.dtype)
+        held_values[rows, :, positions] = values[:, :, 0].to(held_values.dtype)
+        return held_keys[:count, :, :reach], held_values[:count, :, :reach]
+
+    def mask(self, length: int) -> Tensor:
+        """bool [B, 1, 1, S]: each request sees its own tokens and the one being written."""
+        assert length == 1, "slots take one token at a time"
+        return (self._columns[: self.longest + 1] <= self.lengths[: self.active, None])[:, None, None]
+
+    def position_ids(self) -> Tensor:
+        """[B, 1]: the position of each request's next token."""
+        return self.lengths[: self.active, None]
+
+    def advance(self) -> None:
+        """Count the token that every active slot has just taken, and make room for the next."""
+        self.lengths[: self.active] += 1
+        self.longest += 1
+        self.reserve(self.longest + 1)
+
+    def compact(self, source: Tensor, target: Tensor, active: int, longest: int) -> None:
+        """Copy slots `source` over slots `target` and keep the first `active`, the longest of which holds `longest`."""
+        if source.numel():
+            held = self._block[:, :, :, :, :longest]
+            held[:, :, target] = held[:, :, source]
+            self.lengths[target] = self.lengths[source]
+        self.active = active
+        self.longest = longest
+
+    def _unbind(self) -> None:
+        # Indexing the block anew in every layer of every step costs more than the copy it is for.
+        keys, values = self._block.unbind(0)
+        self._keys, self._values = keys.unbind(0), values.unbind(0)

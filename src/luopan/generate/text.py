@@ -1,0 +1,247 @@
+"""Text in, text out: completion, chat, streaming, batches and scoring over the engine.
+
+Prompts are encoded by `tokens.chat`, so a model sees in use what it saw in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from luopan.errors import DataError, ModelError, RecipeError
+from luopan.generate.config import SamplingParams, sampling_params
+from luopan.generate.detokenize import TextStream
+from luopan.generate.engine import Completion, Engine, FinishReason
+from luopan.generate.score import Score, continuation_logprobs
+from luopan.generate.thinking import Piece, ThinkingSplitter
+from luopan.model.decoder import Decoder
+from luopan.tokens.chat import encode_prompt, encode_text, split_thinking, stop_ids
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. `text` without thinking, special tokens and stop strings; `thinking` None where there was none.
+
+    tokens and their logprobs as in `Completion` (the stop token included); prompt_tokens is how many came before.
+    """
+
+    text: str
+    thinking: str | None
+    tokens: list[int]
+    finish_reason: FinishReason
+    logprobs: list[float]
+    prompt_tokens: int
+
+
+class TextGenerator:
+    """A model and its tokenizer, ready to speak. Sampling parameters are those of `SamplingParams`, by name.
+
+    device: where to move the model (None: where it is). eos_ids: what ends an answer (None: the tokenizer's ends of
+    turn and of document). ModelError if the tokenizer has more tokens than the model. Errors of every method:
+    RecipeError for sampling parameters, DataError for a prompt that is empty or longer than the context.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str | None = None,
+        *,
+        eos_ids: Sequence[int] | None = None,
+        max_batch: int = 128,
+    ) -> None:
+        if len(tokenizer) > model.config.vocab_size:
+            raise ModelError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}",
+                hint="this is not the tokenizer that the model was trained with",
+            )
+        self.model = model if device is None else model.to(device)
+        self.tokenizer = tokenizer
+        ends = stop_ids(tokenizer) if eos_ids is None else list(eos_ids)
+        self.engine = Engine(self.model, eos_ids=ends, pad_id=tokenizer.pad_token_id or 0, max_batch=max_batch)
+
+    @overload
+    def generate(self, prompt: str, params: SamplingParams | None = None, **values: Any) -> str: ...
+    @overload
+    def generate(self, prompt: Sequence[str], params: SamplingParams | None = None, **values: Any) -> list[str]: ...
+    def generate(
+        self, prompt: str | Sequence[str], params: SamplingParams | None = None, **values: Any
+    ) -> str | list[str]:
+        """What the model writes after a prompt, or after each of several; the prompt is not repeated."""
+        if isinstance(prompt, str):
+            return self.batch([prompt], params, **values)[0].text
+        return [reply.text for reply in self.batch(prompt, params, **values)]
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        enable_thinking: bool = False,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **values: Any,
+    ) -> Reply:
+        """The assistant's answer to a conversation (`[{"role": ..., "content": ...}, ...]`)."""
+        return self.batch([messages], params, enable_thinking=enable_thinking, tools=tools, **values)[0]
+
+    def batch(
+        self,
+        requests: Sequence[str | Sequence[Message]],
+        params: SamplingParams | None = None,
+        *,
+        enable_thinking: bool | Sequence[bool] = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        request_ids: Sequence[int] | None = None,
+        **values: Any,
+    ) -> list[Reply]:
+        """Answers to many requests at once, in their order: a string is continued, a list of messages is answered.
+
+        enable_thinking for all, or for each. request_ids as in `Engine.generate`.
+        """
+        params = _params(params, values)
+        each = [enable_thinking] * len(requests) if isinstance(enable_thinking, bool) else list(enable_thinking)
+        prompts = [self.encode(request, thinking, tools) for request, thinking in zip(requests, each, strict=True)]
+        streams = [TextStream(self.tokenizer, params.stop) for _ in prompts]
+        said = [""] * len(prompts)
+        ends = self._ends(params)
+
+        def listen(index: int, token: int, _logprob: float) -> bool:
+            if token in ends:
+                return False
+            said[index] += streams[index].push(token)
+            return streams[index].stopped
+
+        listener = listen if params.stop else None  # without stop strings nobody needs the text before the end
+        bare = params.model_copy(update={"stop": ()})
+        completions = self.engine.generate(prompts, bare, request_ids=request_ids, on_token=listener)
+        if params.stop:
+            said = [text + stream.finish() for text, stream in zip(said, streams)]
+        else:
+            said = self._decode(completions, ends)
+        return [
+            _reply(text, completion, len(prompt), chat=not isinstance(request, str))
+            for request, prompt, text, completion in zip(requests, prompts, said, completions)
+        ]
+
+    def stream(self, prompt: str, params: SamplingParams | None = None, **values: Any) -> Generator[str, None, Reply]:
+        """What the model writes after a prompt, piece by piece; put together it is what `generate` gives.
+
+        Whole characters only. The generator's return value is the whole Reply.
+        """
+        ids = self.encode(prompt)
+        pieces: list[str] = []
+        completion = yield from self._stream(ids, _params(params, values), pieces)
+        return _reply("".join(pieces), completion, len(ids), chat=False)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        enable_thinking: bool = False,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **values: Any,
+    ) -> Generator[Piece, None, Reply]:
+        """The assistant's answer piece by piece. A `Piece` is a string that knows whether it is thinking.
+
+        Tags are left out: the pieces put together are `chat`'s thinking and text. The return value is the whole Reply.
+        """
+        ids = self.encode(messages, enable_thinking, tools)
+        said: list[str] = []
+        splitter = ThinkingSplitter()
+        source = self._stream(ids, _params(params, values), said)
+        while True:
+            try:
+                yield from splitter.push(next(source))
+            except StopIteration as end:
+                yield from splitter.finish()
+                return _reply("".join(said), end.value, len(ids), chat=True)
+
+    def score(self, texts: Sequence[str], prefixes: Sequence[str] | None = None) -> list[Score]:
+        """How likely each text is, after its prefix if there are prefixes.
+
+        Text and prefix are encoded together, and scoring starts at the first token that the prefix alone would not
+        have. Without anything before it a text's first token cannot be scored, and its bytes are not counted (to the
+        byte, unless that border cuts a character).
+        """
+        before = [""] * len(texts) if prefixes is None else list(prefixes)
+        sequences, starts = [], []
+        for text, prefix in zip(texts, before, strict=True):
+            head, whole = self._encode_text(prefix), self._encode_text(prefix + text)
+            same = next((i for i, (a, b) in enumerate(zip(head, whole)) if a != b), min(len(head), len(whole)))
+            sequences.append(whole)
+            starts.append(max(1, same))
+        scored = continuation_logprobs(self.model, sequences, starts)
+        known = [ids[:start] for ids, start in zip(sequences, starts)]
+        given = self.tokenizer.batch_decode(known, clean_up_tokenization_spaces=False)
+        return [
+            Score(row, len((prefix + text).encode()) - len(str(part).encode()))
+            for row, prefix, text, part in zip(scored, before, texts, given)
+        ]
+
+    def encode(
+        self,
+        request: str | Sequence[Message],
+        enable_thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """The tokens that the model is given: of a text without its end, or of a conversation up to the answer."""
+        if not isinstance(request, str):
+            return encode_prompt(self.tokenizer, request, enable_thinking=enable_thinking, tools=tools)
+        if enable_thinking or tools:
+            raise DataError("thinking and tools belong to conversations, not to a text to be continued")
+        ids = self._encode_text(request)
+        if not ids:
+            raise DataError("the prompt is empty: there is nothing to go on from")
+        return ids
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(encode_text(self.tokenizer, text).input_ids[:-1])  # without the end of the document
+
+    def _ends(self, params: SamplingParams) -> frozenset[int]:
+        return frozenset((*self.engine.eos_ids, *params.stop_token_ids))
+
+    def _decode(self, completions: Sequence[Completion], ends: frozenset[int]) -> list[str]:
+        bodies = [
+            completion.tokens[:-1] if completion.tokens[-1] in ends else completion.tokens for completion in completions
+        ]
+        decoded = self.tokenizer.batch_decode(bodies, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [str(text) for text in decoded]
+
+    def _stream(self, ids: list[int], params: SamplingParams, said: list[str]) -> Generator[str, None, Completion]:
+        """Yield text as it becomes certain, writing it down in `said`; returns the tokens."""
+        stream, ends = TextStream(self.tokenizer, params.stop), self._ends(params)
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        reason: FinishReason = "length"
+        for item in self.engine.stream([ids], params.model_copy(update={"stop": ()})):
+            tokens.append(item.token)
+            logprobs.append(item.logprob)
+            text = "" if item.token in ends else stream.push(item.token)
+            if text:
+                said.append(text)
+                yield text
+            if stream.stopped or item.finish_reason is not None:
+                reason = "stop" if stream.stopped else item.finish_reason or "length"
+                break
+        if rest := stream.finish():
+            said.append(rest)
+            yield rest
+        return Completion(tokens, logprobs, reason)
+
+
+def _params(params: SamplingParams | None, values: Mapping[str, Any]) -> SamplingParams:
+    if params is not None and values:
+        raise RecipeError(f"sampling parameters are given twice: as an object and as {', '.join(values)}")
+    return sampling_params(**values) if params is None else params
+
+
+def _reply(text: str, completion: Completion, prompt_tokens: int, *, chat: bool) -> Reply:
+    thinking, answer = split_thinking(text) if chat else (None, text)
+    return Reply(answer, thinking, completion.tokens, completion.finish_reason, completion.logprobs, prompt_tokens)

@@ -1,0 +1,1 @@
+"""Experiments and measurements around recipes and models: what a machine can do, what a model can do."""

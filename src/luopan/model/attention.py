@@ -1,0 +1,155 @@
+"""Attention in one function, and `Layout`, which says who sees whom in a batch of packed rows.
+
+A row holds whole documents end to end; a token sees itself and the earlier tokens of its own document, nothing else.
+`Layout` is built once per batch, on the CPU; what a back-end needs (index, mask, offsets) is made once and kept in
+it, so that no layer pays for it again. Back-ends are in `backends.py` and are all tested against the plain mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luopan.model.stacks import Stacks, attend_stacked, build_stacks
+from luopan.model.varlen import attend_varlen, varlen_runs_on
+
+
+class KeyValueCache(Protocol):
+    """What attention asks of a cache while decoding (implemented by the inference engine)."""
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values [B, Hkv, T, D] of the newest tokens; return all that are held, [B, Hkv, S, D]."""
+        ...
+
+    def mask(self, length: int) -> Tensor:
+        """Which held keys the `length` newest tokens may see: bool [B, 1, length, S], True = may attend."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Who sees whom in a batch [B, T]: the documents of each row, and the position of each token in its document.
+
+    Padding is a document of its own (or several): it sees itself, nobody else sees it, and its output is ignored.
+    """
+
+    shape: tuple[int, int]
+    starts: tuple[int, ...]  # first token of each document, counted over the flattened batch
+    lengths: tuple[int, ...]  # tokens of each document
+    position_ids: Tensor  # [B, T] int64, restarting at each document
+    document_index: Tensor  # [B, T] int64, 0.. over the batch, a padding run counted as a document
+    offsets: Tensor  # [documents + 1] int32, starts and the end
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def packed(document_ids: Tensor) -> Layout:
+        """document_ids [B, T]: a contiguous run of one id in a row is one document, -1 is padding.
+
+        Built on the CPU and moved to where document_ids is; ids on an accelerator are read back (a synchronisation),
+        so build it from CPU ids and call `.to(device)`.
+        """
+        assert document_ids.ndim == 2 and document_ids.numel(), document_ids.shape
+        ids = document_ids.cpu()
+        begins = torch.ones_like(ids, dtype=torch.bool)
+        torch.ne(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
+        return _from_begins(begins).to(document_ids.device)
+
+    @staticmethod
+    def causal(batch: int, length: int) -> Layout:
+        """One document per row."""
+        begins = torch.zeros(batch, length, dtype=torch.bool)
+        begins[:, 0] = True
+        return _from_begins(begins)
+
+    @property
+    def device(self) -> torch.device:
+        return self.position_ids.device
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every row is one document, so that plain causal attention is exact."""
+        return len(self.starts) == self.shape[0]
+
+    def to(self, device: torch.device | str) -> Layout:
+        """The same layout with its tensors on `device`; itself if they are there already."""
+        if torch.device(device) == self.device:
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("position_ids", "document_index", "offsets")}
+        return replace(self, **moved, _made={})
+
+    def mask(self) -> Tensor:
+        """bool [B, 1, T, T], True = may attend. The reference, and the fallback; T^2 memory."""
+        if "mask" not in self._made:
+            same = self.document_index[:, :, None] == self.document_index[:, None, :]
+            self._made["mask"] = same.tril_()[:, None]
+        return self._made["mask"]
+
+    def stacks(self, heads: int) -> Stacks:
+        """Where the rows of `heads` heads go in the stacked back-end; made once per number of heads."""
+        if heads not in self._made:
+            self._made[heads] = build_stacks(self.starts, self.lengths, self.shape, heads)
+        return self._made[heads]
+
+
+def _from_begins(begins: Tensor) -> Layout:
+    batch, length = begins.shape
+    columns = torch.arange(length).expand(batch, length)
+    latest = torch.where(begins, columns, 0).cummax(1).values
+    starts = begins.view(-1).nonzero().view(-1)
+    offsets = torch.cat([starts, torch.tensor([batch * length])])
+    return Layout(
+        shape=(batch, length),
+        starts=tuple(starts.tolist()),
+        lengths=tuple(offsets.diff().tolist()),
+        position_ids=columns - latest,
+        document_index=begins.view(-1).cumsum(0).view(batch, length) - 1,
+        offsets=offsets.to(torch.int32),
+    )
+
+
+def choose_backend(query: Tensor, layout: Layout) -> str:
+    """The fastest exact back-end for these queries: "causal", "varlen", "stacked" or "masked".
+    """
+    if layout.is_causal:
+        return "causal"
+    if query.device.type == "cpu":
+        return "stacked"
+    return "varlen" if varlen_runs_on(query) else "masked"
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, visible: Layout | Tensor, backend: str | None = None) -> Tensor:
+    """Softmax attention, scaled by 1/sqrt(D): query [B, H, T, D], key and value [B, Hkv, S, D] -> [B, H, T, D].
+
+    `visible` is a Layout (S = T), or a mask [B, 1, T, S], bool with True = may attend or added to the scores.
+    A row of a mask that sees nothing gives numbers without meaning.
+    """
+    if isinstance(visible, Tensor):
+        return _attend_masked(query, key, value, visible)
+    backend = backend or choose_backend(query, visible)
+    if backend == "causal":
+        assert visible.is_causal, "plain causal attention would let documents see each other"
+        grouped = query.shape[1] != key.shape[1]
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    if backend == "stacked":
+        q_rows, kv_rows = visible.stacks(query.shape[1]), visible.stacks(key.shape[1])
+        return attend_stacked(query, key, value, q_rows, kv_rows)
+    if backend == "varlen":
+        return attend_varlen(query, key, value, visible.offsets, max(visible.lengths))
+    assert backend == "masked", backend
+    return _attend_masked(query, key, value, visible.mask())
+
+
+def _attend_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    batch, heads, length, size = query.shape
+    kv_heads = key.shape[1]
+    if heads == kv_heads:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    if length == 1:
+        # The query heads of a group are as good as so many queries of one head: no key is copied.
+        folded = query.reshape(batch, kv_heads, heads // kv_heads, size)
+        return F.scaled_dot_product_attention(folded, key, value, attn_mask=mask).reshape(query.shape)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)

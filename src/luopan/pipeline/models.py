@@ -1,0 +1,108 @@
+"""A model by name: a stage of a run, a Hugging Face folder, or a hub id; the one place that understands MODEL.
+
+`model_folder` finds the folder, `resolve_model` (= `luopan.load`) loads it. A hub id is looked up in the local cache
+first and fetched when it is not there and the hub can be reached; safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luopan.errors import LuopanError, ModelError
+from luopan.recipe.introspect import suggestion
+
+if TYPE_CHECKING:
+    from luopan.model.decoder import Decoder
+
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+
+
+def model_folder(model: str | Path) -> Path:
+    """The Hugging Face folder of MODEL. Raises ModelError that says what there is instead."""
+    path, text = Path(model), str(model)
+    if path.is_dir():
+        for folder in (path, path / "model"):
+            if (folder / "config.json").is_file():
+                return folder
+        raise ModelError("no model in this folder", where=path, hint=_what_there_is(path))
+    if path.is_file():
+        raise ModelError("is a file; give the folder of a stage or a Hugging Face folder", where=path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
+        return _from_hub(text)
+    partial = path.with_name(f"{path.name}.partial")
+    if partial.is_dir():
+        raise ModelError("this stage is not finished", where=path, hint="Run its recipe again to go on with it.")
+    near = [child.name for child in path.parent.iterdir() if child.is_dir()] if path.parent.is_dir() else []
+    raise ModelError(
+        f"no such model{suggestion(path.name, near, list_up_to=0)}",
+        where=path,
+        hint="Give a stage such as runs/quickstart/sft, a Hugging Face folder, or a hub id such as owner/name.",
+    )
+
+
+def _what_there_is(path: Path) -> str:
+    stages = sorted(config.parents[1].name for config in path.glob("*/model/config.json"))
+    if stages:
+        return f"It is a run; give one of its stages: {', '.join(str(path / stage) for stage in stages)}"
+    if (path / "manifest.json").is_file():
+        return "It is a stage that makes no model; give one that does, such as runs/quickstart/sft."
+    return "A Hugging Face folder holds config.json and model.safetensors."
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except LocalEntryNotFoundError:
+        message = "is no folder here and not in the hub's local cache, and the hub cannot be reached"
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        message = f"is no folder here, and the hub says: {str(error).strip().splitlines()[0]}"
+    raise ModelError(message, where=name, hint="Check the spelling, or give a folder.") from None
+
+
+def resolve_model(model: str | Path, *, device: Any = None) -> tuple[Decoder, Any]:
+    """Loads MODEL → (decoder in fp32 and evaluation mode, tokenizer), on `device` (default: a GPU where there is one)."""
+    folder = model_folder(model)
+    from luopan.model.hf import load as load_decoder
+    from luopan.tokens.tokenizer import load_tokenizer
+    from luopan.train.device import pick_device
+
+    return load_decoder(folder).to(device or pick_device()).eval(), load_tokenizer(folder)
+
+
+def load(model: str | Path, *, device: Any = None) -> tuple[Decoder, Any]:
+    """`model, tokenizer = luopan.load("runs/quickstart/grpo")`; see `resolve_model`."""
+    return resolve_model(model, device=device)
+
+
+def tokenizer_folder(model: str | Path) -> Path:
+    """The folder of MODEL's tokenizer: a tokenizer stage's, or the one that comes with a model."""
+    path = Path(model)
+    for folder in (path, path / "tokenizer", path / "model"):
+        if (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file():
+            return folder
+    try:
+        return model_folder(model)
+    except LuopanError as error:
+        raise ModelError(error.message.replace("model", "tokenizer"), where=error.where, hint=error.hint) from None
+
+
+def default_sampling(model: str | Path) -> dict[str, Any]:
+    """How MODEL's `generation_config.json` wants to be sampled; empty (greedy) where it does not say `do_sample`."""
+    file = model_folder(model) / "generation_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(config, dict) or not config.get("do_sample"):
+        return {}
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    said = {name: config[name] for name in names if config.get(name) is not None}
+    if said.get("top_k") == 0:
+        del said["top_k"]
+    return {"temperature": 1.0, **said}

@@ -1,0 +1,342 @@
+"""What a recipe may say: one frozen model per stage kind, and the `Recipe` that holds them.
+
+A stage spec is made of the configurations of the rooms it uses (`ModelConfig`, `TrainConfig`, `SamplingParams`, …) plus
+what ties them together: which stages it reads from and what it measures. Unknown keys are refused everywhere, and a
+key that would have no effect in the given combination is an error, not a comment. No torch is imported here, so
+a recipe is read, and its mistakes are named, at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from luopan.corpus.config import CorpusSource, CurateConfig
+from luopan.errors import RecipeError
+from luopan.generate.config import SamplingParams
+from luopan.model.config import ModelConfig
+from luopan.tokens.config import TokenizerConfig
+from luopan.train.config import TrainConfig
+
+Scalar = bool | int | float | str | None
+
+
+class Spec(BaseModel):
+    """Frozen, closed: what is written is all there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SkillDocuments(Spec):
+    """Procedural text for pretraining: `documents` texts of one skill (see `luopan.corpus.skills`).
+
+    `long:note`, `long:story` and `long:mixed` are texts whose later parts need their beginning, for longer contexts.
+    """
+
+    skill: str = Field(description="name of the skill, e.g. addition; or long:note, long:story, long:mixed")
+    documents: PositiveInt = Field(description="how many documents to make")
+    source: str = Field(default="skills", description="what mixtures call these documents")
+    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict, description="options of the skill")
+
+
+class ChatSource(Spec):
+    """Conversations: made by a skill generator, or read from the user's file. Exactly one of `skill` and `path`."""
+
+    skill: str | None = Field(default=None, description="a procedural skill, or identity, talk, persona")
+    path: str | None = Field(default=None, description="a .jsonl/.parquet file with a `messages` column")
+    examples: PositiveInt | None = Field(default=None, description="how many; required for a skill")
+    thinking: float = Field(default=0.0, ge=0, le=1, description="share of the examples with enable_thinking on")
+    flaw_rate: float = Field(default=0.0, ge=0, le=1, description="share of replies with the flaw, as raw data has it")
+    flaw: Literal["rude", "rambling"] = Field(default="rude", description="which flaw; see corpus.skills.pairs")
+    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict, description="options of the skill")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.skill is None) == (self.path is None):
+            raise ValueError("give exactly one of skill and path")
+        if self.skill is not None and self.examples is None:
+            raise ValueError(f"examples is required for skill {self.skill!r}")
+        if self.path is not None and (self.options or self.thinking or self.flaw_rate):
+            raise ValueError("options, thinking and flaw_rate have no effect on a file: its rows say what they are")
+        if "flaw" in self.model_fields_set and not self.flaw_rate:
+            raise ValueError("flaw has no effect with flaw_rate 0")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the mixture table calls this source."""
+        return self.skill or str(self.path)
+
+
+class SkillTest(Spec):
+    """Held-out cases of one skill, asked with and/or without thinking."""
+
+    skill: str
+    cases: PositiveInt = 50
+    thinking: bool = False
+    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unique within a suite: the skill, how it differs from the default, and whether it thinks."""
+        extra = "".join(f" {key}={value}" for key, value in sorted(self.options.items()))
+        return f"{self.skill}{extra}{' (thinking)' if self.thinking else ''}"
+
+
+class ChatSuite(Spec):
+    """What a chat model is asked before and after a stage."""
+
+    tests: tuple[SkillTest, ...] = ()
+    sampling: SamplingParams = SamplingParams(max_new_tokens=96, temperature=0.0)
+
+    @model_validator(mode="after")
+    def _names_unique(self) -> Self:
+        names = [test.name for test in self.tests]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"tests named twice: {', '.join(sorted(doubled))}")
+        return self
+
+
+class CurateSpec(CurateConfig):
+    """Documents in, filtered and deduplicated parquet out; skills are written as text documents beside them."""
+
+    kind: Literal["curate"]
+    source: CorpusSource | None = Field(default=None, description="default: the recipe's corpus section")
+    skills: tuple[SkillDocuments, ...] = ()
+
+
+class TokenizerSpec(TokenizerConfig):
+    """Train a byte-level BPE tokenizer on a curated corpus."""
+
+    kind: Literal["tokenizer"]
+    corpus: str = Field(description="the curate stage whose documents it learns from")
+    sample_bytes: PositiveInt = Field(default=20_000_000, description="at most this much text is read, spread evenly")
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"corpus": ("curate",)}
+
+
+class PretrainSpec(TrainConfig):
+    """Next-token training from random weights."""
+
+    kind: Literal["pretrain"]
+    corpus: str
+    tokenizer: str
+    model: ModelConfig
+    sequence_length: PositiveInt
+    mixture: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None, description="weight per source, by tokens; default: as many as there are"
+    )
+    eval_bytes: PositiveInt = Field(default=60_000, description="held-out bytes measured per source")
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"corpus": ("curate",), "tokenizer": ("tokenizer",)}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.sequence_length > self.model.max_position_embeddings:
+            raise ValueError(
+                f"sequence_length {self.sequence_length} is longer than model.max_position_embeddings "
+                f"{self.model.max_position_embeddings}"
+            )
+        return self
+
+
+class MidtrainSpec(TrainConfig):
+    """Go on training a model on another mixture, at another length: domain adaptation and context extension."""
+
+    kind: Literal["midtrain"]
+    model: str = Field(description="the stage whose model goes on training")
+    corpus: str
+    sequence_length: PositiveInt
+    extension: Literal["abf", "linear", "yarn"] | None = Field(
+        default=None, description="how a longer context is reached: a larger RoPE base, or rescaled frequencies"
+    )
+    rope_theta: float | None = Field(default=None, gt=1, description="the new RoPE base, for extension abf")
+    mixture: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    domain: str | None = Field(default=None, description="the source that this stage is about, for the report")
+    eval_bytes: PositiveInt = 60_000
+    retrieval_cases: int = Field(default=0, ge=0, description="held-out recall questions at the new length")
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "model": ("pretrain", "midtrain"),
+        "corpus": ("curate",),
+    }
+
+    @model_validator(mode="after")
+    def _extension_is_whole(self) -> Self:
+        if (self.extension == "abf") != (self.rope_theta is not None):
+            raise ValueError("rope_theta and extension abf need each other")
+        return self
+
+
+MODEL_KINDS = ("pretrain", "midtrain", "sft", "preference", "grpo")
+
+
+class EpochConfig(TrainConfig):
+    """Training on a set of known size: its length may be given in epochs instead of steps."""
+
+    max_steps: PositiveInt | None = Field(default=None, description="optimizer steps; or num_train_epochs")  # type: ignore[assignment]
+    num_train_epochs: float | None = Field(default=None, gt=0, description="how often each row is seen; or max_steps")
+
+    @model_validator(mode="after")
+    def _keys_have_effect(self) -> Self:
+        """Replaces the check of the base class, which needs the number of steps: `with_steps` makes it."""
+        if (self.max_steps is None) == (self.num_train_epochs is None):
+            raise ValueError("give exactly one of max_steps and num_train_epochs")
+        try:
+            self.with_steps(self.max_steps or 1_000_000)
+        except RecipeError as error:
+            raise ValueError(error.message) from error
+        return self
+
+    def with_steps(self, max_steps: int) -> TrainConfig:
+        """The training configuration once the number of steps is known."""
+        values = self.model_dump(include=set(TrainConfig.model_fields), exclude_unset=True)
+        try:
+            return TrainConfig.model_validate({**values, "max_steps": max_steps})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise RecipeError(reason, hint=f"num_train_epochs comes to {max_steps} steps here") from error
+
+
+class SftSpec(EpochConfig):
+    """Supervised fine-tuning on conversations; only what the assistant says is trained."""
+
+    kind: Literal["sft"]
+    model: str
+    data: tuple[ChatSource, ...] = Field(min_length=1)
+    multi_turn: float = Field(default=0.0, ge=0, le=1, description="share of skill cases with earlier turns in front")
+    max_length: PositiveInt
+    packing: bool = True
+    suite: ChatSuite = ChatSuite()
+    corpus: str | None = Field(default=None, description="curate stage: measures what fine-tuning forgets")
+    eval_bytes: PositiveInt = 60_000
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS, "corpus": ("curate",)}
+
+
+class PreferenceSpec(EpochConfig):
+    """Direct preference optimisation on pairs of a chosen and a rejected answer."""
+
+    kind: Literal["preference"]
+    model: str
+    pairs: PositiveInt | None = Field(default=None, description="how many procedural pairs; exclusive with path")
+    flaw: Literal["rude", "rambling"] = Field(default="rude", description="what the rejected answers have")
+    path: str | None = Field(default=None, description="a .jsonl/.parquet file with messages, chosen, rejected")
+    max_length: PositiveInt
+    beta: float = Field(default=0.1, gt=0)
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    nll_coef: float = Field(default=0.0, ge=0, description="weight of the chosen answer's own likelihood")
+    test_pairs: PositiveInt = 100
+    flaw_cases: int = Field(default=200, ge=0, description="questions answered at temperature 1 to count the flaw")
+    suite: ChatSuite = ChatSuite()
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.path is not None and {"flaw", "flaw_cases"} & self.model_fields_set:
+            raise ValueError("flaw and flaw_cases have no effect on a file of pairs")
+        if (self.pairs is None) == (self.path is None):
+            raise ValueError("give exactly one of pairs and path")
+        if self.label_smoothing and self.loss_type not in ("sigmoid", "robust"):
+            raise ValueError(f"label_smoothing has no effect with loss_type {self.loss_type!r}")
+        return self
+
+
+class GrpoTask(Spec):
+    """Prompts of one skill, rewarded by its own verifier."""
+
+    skill: str
+    weight: float = Field(default=1.0, gt=0)
+    thinking: bool = True
+    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+
+
+class GrpoSpec(TrainConfig):
+    """Group-relative policy optimisation with verifiable rewards."""
+
+    kind: Literal["grpo"]
+    model: str
+    tasks: tuple[GrpoTask, ...] = Field(min_length=1)
+    prompts: PositiveInt = Field(default=2000, description="distinct training prompts to draw from")
+    prompts_per_step: PositiveInt = 16
+    num_generations: int = Field(default=8, ge=2, description="answers per prompt: the group")
+    max_completion_length: PositiveInt = 64
+    temperature: float = Field(default=1.0, gt=0)
+    epsilon: float = Field(default=0.2, gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0)
+    beta: float = Field(default=0.0, ge=0, description="weight of the KL to the reference; 0 keeps none in memory")
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    format_reward: float = Field(default=0.0, ge=0, description="for well-formed thinking, beside the verifier's")
+    resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace groups of equal rewards")
+    max_length: PositiveInt = Field(default=256, description="tokens per packed row")
+    suite: ChatSuite = ChatSuite()
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
+
+
+class EvalSpec(Spec):
+    """Every model of the run on the same held-out cases."""
+
+    kind: Literal["eval"]
+    models: tuple[str, ...] = Field(min_length=1)
+    corpus: str | None = None
+    eval_bytes: PositiveInt = 60_000
+    suite: ChatSuite = ChatSuite()
+    dialogues: tuple[tuple[str, ...], ...] = Field(default=(), description="user turns to put to every model")
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"models": MODEL_KINDS, "corpus": ("curate",)}
+
+
+class ReportSpec(Spec):
+    """One self-contained HTML page over the whole run."""
+
+    kind: Literal["report"]
+    stages: tuple[str, ...] = Field(min_length=1, description="the stages to show, in order")
+    title: str | None = None
+    limits: tuple[str, ...] = Field(default=(), description="what such a model cannot do, said on the page")
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "stages": ("curate", "tokenizer", *MODEL_KINDS, "eval"),
+    }
+
+
+StageSpec = Annotated[
+    CurateSpec
+    | TokenizerSpec
+    | PretrainSpec
+    | MidtrainSpec
+    | SftSpec
+    | PreferenceSpec
+    | GrpoSpec
+    | EvalSpec
+    | ReportSpec,
+    Field(discriminator="kind"),
+]
+
+
+class Recipe(Spec):
+    """A whole run: `stages` maps the user's stage names to their specs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    seed: int = 0
+    corpus: CorpusSource | None = Field(default=None, description="where the curate stages read from")
+    stages: dict[str, StageSpec] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _corpus_is_read(self) -> Self:
+        open_ones = [n for n, stage in self.stages.items() if stage.kind == "curate" and stage.source is None]
+        if open_ones and self.corpus is None:
+            raise ValueError(f"stage {open_ones[0]} needs the recipe's corpus section (corpus.path or corpus.packaged)")
+        if self.corpus is not None and not open_ones:
+            raise ValueError("the corpus section has no effect: no curate stage without a source of its own")
+        # The one place where a validated recipe is completed: each stage's identity must hold all that it reads.
+        filled = {n: self.stages[n].model_copy(update={"source": self.corpus}) for n in open_ones}
+        object.__setattr__(self, "stages", {**self.stages, **filled})
+        return self
+
+
+def references(spec: Any) -> dict[str, tuple[str, ...]]:
+    """Stage names that `spec` reads from, by key: {"model": ("pretrain",), "models": ("sft", "grpo")}."""
+    found = {}
+    for key in getattr(type(spec), "REFERENCES", {}):
+        value = getattr(spec, key)
+        if value is not None:
+            found[key] = (value,) if isinstance(value, str) else tuple(value)
+    return found

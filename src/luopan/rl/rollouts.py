@@ -1,0 +1,84 @@
+"""Groups of answers to prompts, graded: what the policy did, and what it was worth.
+
+A rollout's log-probabilities are those of the distribution it was sampled from; the feed asserts before the first
+update that the trainer computes the same ones. A verdict of None (the grader failed) takes the answer out of its group
+instead of counting it as wrong. Groups whose rewards are all equal teach nothing: they are counted and, where asked for,
+replaced by another draw of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luopan.objectives.policy import group_advantages
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question to the policy: its tokens and how an answer is graded (text -> score in [0, 1], or None)."""
+
+    input_ids: tuple[int, ...]
+    grade: Callable[[str], float | None]
+    name: str = ""
+    thinking: bool = False
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer. `tokens` end with the stop token if `finish_reason` is "stop": it is trained like the rest."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: str
+    reward: float | None
+    parts: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The answers to one prompt, with their advantages (0 where the answer could not be graded)."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    advantages: tuple[float, ...]
+
+    @property
+    def dead(self) -> bool:
+        """Whether all graded rewards are equal, so that nothing is learnt from it."""
+        rewards = {r.reward for r in self.rollouts if r.reward is not None}
+        return len(rewards) < 2
+
+    def record(self, step: int) -> dict[str, Any]:
+        """A line for the rollout log."""
+        return {
+            "step": step,
+            "task": self.prompt.name,
+            "question": self.prompt.question,
+            "thinking": self.prompt.thinking,
+            "answers": [
+                {
+                    "text": r.text,
+                    "reward": r.reward,
+                    "parts": r.parts,
+                    "advantage": round(a, 4),
+                    "tokens": len(r.tokens),
+                    "finish_reason": r.finish_reason,
+                }
+                for r, a in zip(self.rollouts, self.advantages)
+            ],
+        }
+
+
+def advantages(groups: Sequence[Sequence[Rollout]], scale: str) -> list[tuple[float, ...]]:
+    """Group-relative advantages of G groups of K answers; an ungraded answer has none (0) and moves no mean."""
+    rewards = torch.tensor([[0.0 if r.reward is None else r.reward for r in group] for group in groups])
+    valid = torch.tensor([[r.reward is not None for r in group] for group in groups])
+    values: Tensor = group_advantages(rewards, scale=scale, valid=valid)
+    return [tuple(row) for row in values.tolist()]

@@ -1,0 +1,83 @@
+"""What the stages that train do alike: load and save a model, count steps and FLOPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luopan.artifacts import Artifact
+from luopan.errors import RecipeError
+from luopan.model import hf
+from luopan.model.decoder import Decoder
+from luopan.tokens.tokenizer import load_tokenizer, save_tokenizer
+from luopan.train.config import TrainConfig
+from luopan.train.loop import FitResult
+
+MODEL_PAYLOAD = ("model",)
+
+
+@dataclass
+class Chat:
+    """A model with its tokenizer, on the device it runs on."""
+
+    model: Decoder
+    tokenizer: Any
+    device: torch.device
+    origin: str = field(default="")
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+
+def open_model(artifact: Artifact, device: torch.device) -> Chat:
+    """The model and tokenizer of a finished stage, in fp32 on `device`."""
+    model = hf.load(artifact.model_path).to(device)
+    return Chat(model, load_tokenizer(artifact.model_path), device, artifact.manifest.name)
+
+
+def save_model(chat: Chat, folder: Path) -> None:
+    """Write `folder/model`: a Hugging Face folder with weights, configuration, tokenizer and chat template."""
+    hf.save(chat.model, folder / "model")
+    save_tokenizer(chat.tokenizer, folder / "model")
+
+
+def training_flops(model: Decoder, tokens: int, length: int) -> float:
+    """Forward and backward FLOPs of `tokens` tokens at sequence length `length`."""
+    return float(model.config.flops_per_token(length)) * tokens
+
+
+def steps_for_epochs(rows: int, epochs: float, config_rows: int) -> int:
+    """Optimizer steps that see `rows` packed rows `epochs` times, `config_rows` rows a step; at least one."""
+    return max(1, round(rows * epochs / config_rows))
+
+
+def rows_per_step(spec: TrainConfig) -> int:
+    """Rows of one optimizer step on one device."""
+    return spec.per_device_train_batch_size * spec.gradient_accumulation_steps
+
+
+def fit_metrics(result: FitResult) -> dict[str, Any]:
+    """What every training says of itself in the manifest."""
+    return {
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "training_seconds": round(result.seconds, 2),
+        "tokens_per_second": round(result.tokens / result.seconds, 1) if result.seconds else None,
+        "skipped_steps": result.skipped_steps,
+        "final_loss": result.last.get("loss"),
+        "resumed_from": result.resumed_from,
+    }
+
+
+def check_length(length: int, chat: Chat, key: str = "max_length") -> None:
+    """A row that is longer than the model's context would train positions that it has never seen and cannot use."""
+    context = chat.model.config.max_position_embeddings
+    if length > context:
+        raise RecipeError(
+            f"{key} {length} is longer than the context of {chat.origin} ({context} tokens)",
+            hint=f"Set {key} to at most {context}, or extend the context in a midtrain stage first.",
+        )

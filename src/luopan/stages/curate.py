@@ -1,0 +1,124 @@
+"""Curate: sources in, a clean corpus with a held-out part out, and every rejected document kept with its reason.
+
+Texts that skills make stand beside the user's documents as sources of their own; they are deduplicated and split like
+the rest, but not filtered (a page of sums is no prose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from luopan.corpus import Document, curate, fingerprint
+from luopan.corpus.skills import documents, long_documents
+from luopan.recipe.specs import CurateSpec, SkillDocuments
+from luopan.report.data import Figure, Funnel, FunnelStep, Mixture, Note, SetAside, StageReport, Table
+from luopan.stages.base import Inputs, Workspace
+from luopan.stages.handover import metrics_of, write_report
+
+LONG = "long:"
+
+
+class Curate:
+    """See the module."""
+
+    kind: ClassVar[str] = "curate"
+    version: ClassVar[int] = 1
+    payload: ClassVar[tuple[str, ...]] = ("corpus",)
+
+    @staticmethod
+    def fingerprint(spec: CurateSpec) -> str:
+        assert spec.source is not None  # the recipe fills it in
+        return fingerprint(spec.source.sources())
+
+    @staticmethod
+    def run(spec: CurateSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
+        assert spec.source is not None
+        names = dict.fromkeys(item.source for item in spec.skills)
+        streams = {name: skill_documents(spec, name, out.seed) for name in names}
+        out.progress.start(out.name, None)
+        made = curate(spec.source.sources(), spec, out.path / "corpus", streams=streams, note=out.progress.note)
+        figures = _figures(made.funnel, made.card)
+        write_report(out.path, _report(out.name, made.funnel, made.card, figures))
+        megabytes = made.read_bytes / 1e6
+        return metrics_of(
+            figures,
+            sources={name: part["bytes"]["train"] for name, part in made.card["sources"].items()},
+            rejected=sum(row["documents"] for row in made.funnel["rejected"]),
+            megabytes_per_second=round(megabytes / made.seconds, 2) if made.seconds else None,
+        )
+
+
+def skill_documents(spec: CurateSpec, source: str, seed: int) -> Iterator[Document]:
+    """The documents of one procedural source."""
+    for number, item in enumerate(spec.skills):
+        if item.source != source:
+            continue
+        for index, text in enumerate(_texts(item, seed + number)):
+            yield Document(f"{source}/{item.skill}/{index:06d}", text, source, {"skill": item.skill})
+
+
+def _texts(item: SkillDocuments, seed: int) -> list[str]:
+    options: dict[str, Any] = dict(item.options)
+    if item.skill.startswith(LONG):
+        return long_documents(item.documents, seed, kind=item.skill.removeprefix(LONG), **options)  # type: ignore[arg-type]
+    return documents(item.skill, item.documents, seed, **options)
+
+
+def _figures(funnel: dict[str, Any], card: dict[str, Any]) -> list[Figure]:
+    found = next(step for step in funnel["steps"] if step["step"] == "found")
+    kept = {key: card[key]["train"] + card[key]["held_out"] for key in ("documents", "bytes")}
+    return [
+        Figure(name="documents", before=found["documents"], after=kept["documents"], higher_is_better=None,
+               help="found in the sources, and kept (long ones are cut into several)"),
+        Figure(name="bytes", before=found["bytes"], after=kept["bytes"], unit="bytes", higher_is_better=None),
+        Figure(name="held-out documents", after=card["documents"]["held_out"], higher_is_better=None, headline=False),
+    ]  # fmt: skip
+
+
+def _report(name: str, funnel: dict[str, Any], card: dict[str, Any], figures: list[Figure]) -> StageReport:
+    # Training and held-out documents part ways at the end; the funnel shows what was left to part.
+    steps = [step for step in funnel["steps"] if step["step"] not in ("train", "held_out")]
+    sources = card["sources"]
+    return StageReport(
+        kind="curate",
+        name=name,
+        summary=f"{card['documents']['train']} documents to train on, {card['documents']['held_out']} held out.",
+        figures=figures,
+        pictures=[
+            Funnel(
+                title="What was left after each step",
+                steps=[FunnelStep(name=s["step"], documents=s["documents"], bytes=s["bytes"]) for s in steps],
+            ),
+            Mixture(
+                title="Sources",
+                rows={"by bytes": {n: float(part["bytes"]["train"]) for n, part in sources.items()}},
+                unit="bytes",
+            ),
+        ],
+        tables=[
+            Table(
+                title="Sources",
+                columns=["source", "documents", "bytes", "held out", "licence", "origin"],
+                rows=[
+                    [
+                        n,
+                        p["documents"]["train"],
+                        p["bytes"]["train"],
+                        p["documents"]["held_out"],
+                        p["licence"],
+                        p["origin"],
+                    ]
+                    for n, p in sources.items()
+                ],
+                units=["", "", "bytes", "", "", ""],
+            )
+        ],
+        notes=[Note(text=text, level="warning") for text in funnel["notes"]],
+        set_aside=[
+            SetAside(
+                stage=name, reason=f"{row['step']}: {row['rule']}", count=row["documents"], examples=row["examples"]
+            )
+            for row in funnel["rejected"]
+        ],
+    )

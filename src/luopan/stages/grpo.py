@@ -1,0 +1,227 @@
+"""Group-relative policy optimisation: the model answers, a verifier grades, what was better than its group is made likelier.
+
+Rewards come from the task's own verifier; a small reward for a well-formed thinking block may be added. Held-out cases
+are graded greedily before and after; reward and length of the answers are plotted, because a length that runs away is
+the first sign of a policy that games its reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+
+from luopan.corpus.skills import Case, generate_cases
+from luopan.errors import TrainingError
+from luopan.evals.verifiers import grade, thinking_format
+from luopan.generate.config import SamplingParams
+from luopan.generate.engine import Completion
+from luopan.model.decoder import Decoder
+from luopan.recipe.specs import GrpoSpec
+from luopan.report.data import Figure, Note, StageReport
+from luopan.rl.feed import RolloutFeed, RolloutSettings
+from luopan.rl.rollouts import Prompt
+from luopan.stages.base import Inputs, Workspace
+from luopan.stages.common import (
+    MODEL_PAYLOAD,
+    Chat,
+    check_length,
+    fit_metrics,
+    open_model,
+    save_model,
+    training_flops,
+)
+from luopan.stages.handover import metrics_of, write_report
+from luopan.stages.measure import engine_of, run_suite, samples_of, skill_bars, suite_figures
+from luopan.tokens.batch import Batch
+from luopan.tokens.chat import Conversation, encode_prompts
+from luopan.train.device import pick_device
+from luopan.train.loop import fit
+from luopan.train.losses import policy_loss, token_scores
+
+RATIO_TOLERANCE = 1e-3
+
+
+class Grpo:
+    """See the module."""
+
+    kind: ClassVar[str] = "grpo"
+    version: ClassVar[int] = 1
+    payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
+
+    @staticmethod
+    def fingerprint(spec: GrpoSpec) -> str:
+        return ""
+
+    @staticmethod
+    def run(spec: GrpoSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
+        device = pick_device()
+        chat = open_model(inputs["model"][0], device)
+        check_length(spec.max_length, chat)
+        before = out.remember("before", lambda: run_suite(chat, spec.suite))
+        feed = build_feed(spec, chat, out)
+        reference = open_model(inputs["model"][0], device).model if spec.beta else None
+        source = WithReference(feed, reference, spec.temperature, device) if reference is not None else feed
+        assert_ratio_is_one(chat, feed, spec.temperature, out)
+        knobs: dict[str, Any] = {"epsilon": spec.epsilon, "beta": spec.beta, "loss_type": spec.loss_type}
+        if spec.epsilon_high is not None:
+            knobs["epsilon_high"] = spec.epsilon_high
+        if spec.loss_type == "dr_grpo":
+            knobs["max_completion_length"] = spec.max_completion_length
+        result = fit(
+            chat.model,
+            source,
+            partial(policy_loss, temperature=spec.temperature, entropy=True, **knobs),
+            spec,
+            out.path,
+            device=device,
+            seed=out.seed,
+            progress=out.progress,
+            hooks=[rollout_figures(feed, spec.logging_steps)],
+        )
+        after = run_suite(chat, spec.suite)
+        save_model(chat, out.path)
+        figures = _figures(spec, before, after, result.last)
+        report = StageReport(
+            kind="grpo",
+            name=out.name,
+            summary=f"{result.steps} updates, each on {spec.num_generations} answers to {spec.prompts_per_step} prompts "
+            f"of {', '.join(task.skill for task in spec.tasks)}, graded by their verifiers.",
+            figures=figures,
+            pictures=[skill_bars("Held-out skills", before, after, (chat.origin, out.name))]
+            if spec.suite.tests
+            else [],
+            samples=samples_of(after, out.name),
+            notes=[Note(text=text) for text in result.notes],
+            flops=training_flops(chat.model, result.tokens, spec.max_length),
+            tokens=result.tokens,
+            parameters=chat.model.config.num_parameters(),
+        )
+        write_report(out.path, report)
+        return metrics_of(figures, **fit_metrics(result), reward=result.last.get("reward"))
+
+
+def build_feed(spec: GrpoSpec, chat: Chat, out: Workspace) -> RolloutFeed:
+    """Prompts of the tasks in their shares, the verifiers as rewards, the engine on the policy's own weights."""
+    settings = RolloutSettings(
+        prompts_per_step=spec.prompts_per_step,
+        num_generations=spec.num_generations,
+        sampling=SamplingParams(max_new_tokens=spec.max_completion_length, temperature=spec.temperature),
+        max_length=spec.max_length,
+        micro_batches=spec.gradient_accumulation_steps,
+        scale_rewards=spec.scale_rewards,
+        resample_rounds=spec.resample_rounds,
+        seed=out.seed,
+    )
+    return RolloutFeed(
+        engine=engine_of(chat),
+        decode=lambda tokens: chat.tokenizer.decode(list(tokens), skip_special_tokens=True),
+        prompts=training_prompts(spec, chat, out.seed),
+        reward=partial(reward, format_reward=spec.format_reward),
+        settings=settings,
+        folder=out.path / "rollouts",
+        pad_id=chat.pad_id,
+    )
+
+
+def training_prompts(spec: GrpoSpec, chat: Chat, seed: int) -> list[Prompt]:
+    """Training questions of every task, as many as its weight says."""
+    total = sum(task.weight for task in spec.tasks)
+    cases: list[Case] = []
+    for number, task in enumerate(spec.tasks):
+        count = max(1, round(spec.prompts * task.weight / total))
+        options = {**task.options, "thinking": 1.0 if task.thinking else 0.0}
+        cases += generate_cases(task.skill, count, seed + number, "train", **options)
+    rows = [Conversation(case.messages, case.enable_thinking) for case in cases]
+    return [
+        Prompt(tuple(ids), grader(case), case.skill, case.enable_thinking, case.question)
+        for case, ids in zip(cases, encode_prompts(chat.tokenizer, rows))
+    ]
+
+
+def grader(case: Case) -> Callable[[str], float | None]:
+    """The verifier's score of an answer to this case."""
+    return lambda text: grade(case, text).score
+
+
+def reward(
+    prompt: Prompt, text: str, completion: Completion, *, format_reward: float
+) -> tuple[float | None, dict[str, float | None]]:
+    """The verifier's score, plus `format_reward` for thinking as asked; an answer without an end earns nothing."""
+    score = prompt.grade(text)
+    formed = thinking_format(text, enable_thinking=prompt.thinking).score
+    parts = {"verifier": score, "format": formed}
+    if score is None:
+        return None, parts
+    if completion.finish_reason != "stop":
+        return 0.0, {**parts, "verifier": 0.0}
+    return score + format_reward * (formed or 0.0), parts
+
+
+def rollout_figures(feed: RolloutFeed, every: int) -> Callable[[int, Decoder], dict[str, float] | None]:
+    """A hook of the loop: what the rollouts of the step were like, at the steps that are logged."""
+
+    def hook(step: int, model: Decoder) -> dict[str, float] | None:
+        # After a resume the step's rollouts are in its log, not in memory.
+        return dict(feed.figures) if feed.figures and step % every == 0 else None
+
+    return hook
+
+
+class WithReference:
+    """A feed whose batches also carry the reference's log-probabilities (beta > 0)."""
+
+    def __init__(self, feed: RolloutFeed, reference: Decoder, temperature: float, device: torch.device) -> None:
+        self.feed, self.reference, self.temperature, self.device = feed, reference, temperature, device
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """The feed's batches, scored by the reference."""
+        return [self._scored(batch) for batch in self.feed.micro_batches(step)]
+
+    @torch.no_grad()
+    def _scored(self, batch: Batch) -> Batch:
+        logprobs, _, places = token_scores(self.reference, batch.to(self.device), self.temperature)
+        column = torch.zeros(batch.input_ids.numel())
+        column[places.cpu()] = logprobs.float().cpu()
+        return replace(batch, per_token={**batch.per_token, "reference_logprobs": column.view_as(batch.input_ids)})
+
+
+@torch.no_grad()
+def assert_ratio_is_one(chat: Chat, feed: RolloutFeed, temperature: float, out: Workspace) -> None:
+    """Before the first update the trainer must see the log-probabilities that the engine sampled with.
+
+    If it does not (another temperature, other masks, another attention), every update would be off, silently.
+    """
+    if (out.path / "checkpoints").exists():
+        return
+    for batch in feed.micro_batches(0):
+        logprobs, _, places = token_scores(chat.model, batch.to(chat.device), temperature)
+        sampled = batch.per_token["old_logprobs"].flatten()[places.cpu()]
+        worst = float((logprobs.float().cpu() - sampled).abs().max())
+        if worst > RATIO_TOLERANCE and chat.device.type == "cpu":
+            raise TrainingError(
+                f"engine and trainer disagree by {worst:.2g} nats on a token before the first update",
+                hint="This is a fault of the program or of a model that is not fp32; please report it.",
+            )
+        out.progress.note(f"Engine and trainer agree within {worst:.1e} nats before the first update.")
+
+
+def _figures(spec: GrpoSpec, before: dict[str, Any], after: dict[str, Any], last: dict[str, Any]) -> list[Figure]:
+    trained = {task.skill for task in spec.tasks}
+    headline = [test.name for test in spec.suite.tests if test.skill in trained]
+    figures = suite_figures(before, after, headline=(*headline, "skills, mean"))
+    tokens = [(result["total"] or {}).get("mean_tokens") for result in (before, after)]
+    figures.append(
+        Figure(
+            name="answer length",
+            before=tokens[0],
+            after=tokens[1],
+            unit="tokens",
+            higher_is_better=None,
+            headline=False,
+        )
+    )
+    return figures

@@ -1,0 +1,69 @@
+"""The feed of the stages that train on whole examples: rows packed once, drawn in a fresh order every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from luopan.tokens.batch import Batch, collate
+from luopan.tokens.example import Example
+from luopan.tokens.order import PackedOrder, sequence_numbers
+from luopan.tokens.packing import best_fit_decreasing
+
+
+@dataclass
+class PackedFeed:
+    """A `train.loop.Feed` over packed rows of at most `length` tokens; a function of (seed, step) alone.
+
+    `count_pairs`: documents carry a `pair` number within their row, which becomes one within the batch. (A batch that
+    spans two epochs may hold a row twice; its pairs must stay apart.)
+    """
+
+    rows: Sequence[Sequence[Example]]
+    length: int
+    pad_id: int
+    per_device: int
+    accumulation: int
+    seed: int
+    count_pairs: bool = False
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self._order = PackedOrder(len(self.rows), self.seed)
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        """The `accumulation` micro-batches of this rank in `step`."""
+        return [self._batch(step, micro) for micro in range(self.accumulation)]
+
+    def _batch(self, step: int, micro: int) -> Batch:
+        numbers = sequence_numbers(
+            step,
+            per_device=self.per_device,
+            accumulation=self.accumulation,
+            micro=micro,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        rows = [self.rows[self._order.row(n)] for n in numbers]
+        if self.count_pairs:
+            rows = [[_in_batch(doc, place) for doc in row] for place, row in enumerate(rows)]
+        return collate(rows, self.length, self.pad_id)
+
+
+def _in_batch(doc: Example, place: int) -> Example:
+    """The document with its pair's number in the batch; no row has room for 2^20 pairs."""
+    return replace(doc, fields={**doc.fields, "pair": (place << 20) + int(doc.fields["pair"])})
+
+
+def pack_pairs(pairs: Sequence[tuple[Example, Example]], capacity: int) -> list[list[Example]]:
+    """Rows of whole pairs: the chosen and the rejected answer of a pair always share a row."""
+    bins = best_fit_decreasing([len(chosen) + len(rejected) for chosen, rejected in pairs], capacity)
+    return [
+        [_numbered(doc, number, side == 0) for number, i in enumerate(chosen) for side, doc in enumerate(pairs[i])]
+        for chosen in bins
+    ]
+
+
+def _numbered(doc: Example, pair: int, is_chosen: bool) -> Example:
+    return replace(doc, fields={**doc.fields, "pair": pair, "is_chosen": is_chosen})

@@ -1,0 +1,118 @@
+"""Pretraining: next-token prediction from random weights on a mixture of sources, against a byte bigram."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from luopan.errors import RecipeError
+from luopan.evals.bigram import bigram_bits_per_byte
+from luopan.model.decoder import Decoder
+from luopan.recipe.specs import PretrainSpec
+from luopan.report.data import BarChart, Bars, Note, StageReport
+from luopan.stages.base import Inputs, Workspace
+from luopan.stages.common import MODEL_PAYLOAD, Chat, fit_metrics, rows_per_step, save_model, training_flops
+from luopan.stages.handover import metrics_of, write_report
+from luopan.stages.text import (
+    TextFeed,
+    bits_figures,
+    held_out,
+    mixture_picture,
+    shard_corpus,
+    text_bits,
+    train_texts,
+)
+from luopan.tokens.rows import TokenRows
+from luopan.tokens.tokenizer import load_tokenizer
+from luopan.train.device import pick_device
+from luopan.train.loop import fit
+from luopan.train.losses import causal_lm_loss
+
+BIGRAM_BYTES = 4_000_000
+
+
+class Pretrain:
+    """See the module."""
+
+    kind: ClassVar[str] = "pretrain"
+    version: ClassVar[int] = 1
+    payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
+
+    @staticmethod
+    def fingerprint(spec: PretrainSpec) -> str:
+        return ""
+
+    @staticmethod
+    def run(spec: PretrainSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
+        device = pick_device()
+        corpus = inputs["corpus"][0]
+        tokenizer = load_tokenizer(inputs["tokenizer"][0].tokenizer_path)
+        if len(tokenizer) != spec.model.vocab_size:
+            raise RecipeError(
+                f"model.vocab_size is {spec.model.vocab_size}, the tokenizer has {len(tokenizer)} tokens",
+                hint=f"Set {out.name}.model.vocab_size={len(tokenizer)}",
+            )
+        shards = shard_corpus(corpus, tokenizer, out.path / "shards", spec.mixture)
+        model = Decoder(spec.model)
+        model.reset_parameters(out.seed)
+        chat = Chat(model.to(device), tokenizer, device, "random weights")
+
+        def baselines() -> dict[str, Any]:
+            bigrams = {
+                name: bigram_bits_per_byte(train_texts(corpus, name, BIGRAM_BYTES), texts)
+                for name, texts in held_out(corpus, spec.eval_bytes).items()
+                if name in shards
+            }
+            return {
+                "bits": _seen(text_bits(chat, corpus, spec.eval_bytes, spec.sequence_length), shards),
+                "bigram": bigrams,
+            }
+
+        before = out.remember("before", baselines)
+        rows = TokenRows(shards, _weights(spec, shards), spec.sequence_length, out.seed)
+        feed = TextFeed(rows, spec.per_device_train_batch_size, spec.gradient_accumulation_steps)
+        result = fit(model, feed, causal_lm_loss, spec, out.path, device=device, seed=out.seed, progress=out.progress)
+        after = _seen(text_bits(chat, corpus, spec.eval_bytes, spec.sequence_length), shards)
+        save_model(chat, out.path)
+        bigram = before["bigram"]
+        figures = bits_figures(before["bits"], after, baseline=bigram)
+        names = list(after)
+        write_report(
+            out.path,
+            StageReport(
+                kind="pretrain",
+                name=out.name,
+                summary=f"{result.tokens / 1e6:.1f}M tokens in {result.steps} steps, from random weights.",
+                figures=figures,
+                pictures=[
+                    BarChart(
+                        title="Bits per byte on held-out text",
+                        categories=names,
+                        bars=[
+                            Bars(name=out.name, values=[after[name] for name in names]),
+                            Bars(name="byte bigram", values=[bigram[name] for name in names]),
+                        ],
+                        higher_is_better=False,
+                        caption="The bigram is trained on the same training text.",
+                    ),
+                    mixture_picture(rows.order.consumed(result.steps * rows_per_step(spec))),
+                ],
+                notes=[Note(text=text) for text in result.notes],
+                flops=training_flops(model, result.tokens, spec.sequence_length),
+                tokens=result.tokens,
+                parameters=spec.model.num_parameters(),
+            ),
+        )
+        return metrics_of(
+            figures, **fit_metrics(result), bigram_bits_per_byte=bigram, bits_per_byte=after,
+            parameters=spec.model.num_parameters(),
+        )  # fmt: skip
+
+
+def _weights(spec: PretrainSpec, shards: Any) -> dict[str, float] | None:
+    """The mixture over the sources that are read."""
+    return None if spec.mixture is None else {name: spec.mixture[name] for name in shards}
+
+
+def _seen(bits: dict[str, float], shards: Any) -> dict[str, float]:
+    """Of the sources that were trained on: the others are no fair test."""
+    return {name: value for name, value in bits.items() if name in shards}

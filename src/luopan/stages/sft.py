@@ -1,0 +1,120 @@
+"""Supervised fine-tuning: a base model learns the chat format and the skills of the mixture.
+
+Only what the assistant says is trained (its stop token included). Measured before and after on held-out cases: skills,
+format, stop rate; and, where a corpus is named, what fine-tuning makes the model forget of its text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from luopan.artifacts import atomic_write_text
+from luopan.recipe.specs import SftSpec
+from luopan.report.data import Note, StageReport
+from luopan.stages.base import Inputs, Workspace
+from luopan.stages.common import (
+    MODEL_PAYLOAD,
+    check_length,
+    fit_metrics,
+    open_model,
+    rows_per_step,
+    save_model,
+    steps_for_epochs,
+    training_flops,
+)
+from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_report
+from luopan.stages.handover import file_fingerprint, metrics_of, write_report
+from luopan.stages.measure import run_suite, samples_of, skill_bars, suite_figures
+from luopan.stages.packed import PackedFeed
+from luopan.stages.text import forgetting_figures, text_bits
+from luopan.tokens.packing import pack, padding_share
+from luopan.tokens.show import render_mask
+from luopan.train.device import pick_device
+from luopan.train.loop import fit
+from luopan.train.losses import causal_lm_loss
+
+HEADLINE = ("skills, mean", "stop rate", "thinks when asked", "silent when not")
+
+
+class Sft:
+    """See the module."""
+
+    kind: ClassVar[str] = "sft"
+    version: ClassVar[int] = 1
+    payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
+
+    @staticmethod
+    def fingerprint(spec: SftSpec) -> str:
+        return file_fingerprint(source.path for source in spec.data)
+
+    @staticmethod
+    def run(spec: SftSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
+        device = pick_device()
+        chat = open_model(inputs["model"][0], device)
+        check_length(spec.max_length, chat)
+        corpus = inputs["corpus"][0] if "corpus" in inputs else None
+        data = chat_data(
+            chat.tokenizer, spec.data, seed=out.seed, max_length=spec.max_length, multi_turn=spec.multi_turn
+        )
+        write_trained_sample(data, chat.tokenizer, out)
+
+        def measure() -> dict[str, Any]:
+            bits = text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
+            return {"suite": run_suite(chat, spec.suite), "bits": bits}
+
+        before = out.remember("before", measure)
+        rows = pack(data.examples, spec.max_length, packing=spec.packing)
+        steps = spec.max_steps or steps_for_epochs(len(rows), spec.num_train_epochs or 1.0, rows_per_step(spec))
+        feed = PackedFeed(
+            rows,
+            spec.max_length,
+            chat.pad_id,
+            spec.per_device_train_batch_size,
+            spec.gradient_accumulation_steps,
+            out.seed,
+        )
+        result = fit(
+            chat.model,
+            feed,
+            causal_lm_loss,
+            spec.with_steps(steps),
+            out.path,
+            device=device,
+            seed=out.seed,
+            progress=out.progress,
+        )
+        after = measure()
+        save_model(chat, out.path)
+        figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
+        figures += forgetting_figures(before["bits"], after["bits"])
+        epochs = steps * rows_per_step(spec) / len(rows)
+        report = StageReport(
+            kind="sft",
+            name=out.name,
+            summary=f"{len(data.examples)} conversations in {len(rows)} rows of {spec.max_length} tokens, "
+            f"{epochs:.1f} epochs; only the assistant's words are trained.",
+            figures=figures,
+            pictures=[skill_bars("Held-out skills", before["suite"], after["suite"], (chat.origin, out.name))],
+            tables=[mixture_table(data)],
+            samples=samples_of(after["suite"], out.name),
+            notes=[Note(text=text) for text in result.notes]
+            + [Note(text=f"{padding_share(rows, spec.max_length):.1%} of the positions are padding.")],
+            set_aside=set_aside_report(out.name, data),
+            flops=training_flops(chat.model, result.tokens, spec.max_length),
+            tokens=result.tokens,
+            parameters=chat.model.config.num_parameters(),
+        )
+        write_report(out.path, report)
+        return metrics_of(
+            figures, **fit_metrics(result), conversations=len(data.examples), set_aside=len(data.set_aside)
+        )
+
+
+def write_trained_sample(data: ChatData, tokenizer: Any, out: Workspace) -> None:
+    """A look at what is trained: one example per source, decoded, trained text marked."""
+    seen: dict[str, str] = {}
+    for example, source in zip(data.examples, data.sources):
+        if source not in seen:
+            seen[source] = render_mask(tokenizer, example)
+    text = "\n".join(f"## {source}\n\n```text\n{shown}\n```\n" for source, shown in seen.items())
+    atomic_write_text(out.path / "samples.md", f"# What is trained (between ⟦ and ⟧)\n\n{text}")

@@ -1,0 +1,201 @@
+"""Pretraining text: a curated corpus as token shards, the feed over them, and what is measured on held-out text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luopan.artifacts import Artifact
+from luopan.corpus.store import read_texts
+from luopan.errors import DataError, RecipeError
+from luopan.evals.bits import bits_per_byte
+from luopan.report.data import Figure, Line, LineChart, Mark, Mixture
+from luopan.stages.common import Chat
+from luopan.tokens.batch import Batch
+from luopan.tokens.chat import encode_texts
+from luopan.tokens.order import Consumed, sequence_numbers
+from luopan.tokens.rows import TokenRows
+from luopan.tokens.shards import TokenShards, write_shards
+
+TRAIN = "corpus/train.parquet"
+HELD_OUT = "corpus/held_out.parquet"
+ENCODE_AT_ONCE = 512  # documents
+
+
+def source_names(corpus: Artifact) -> list[str]:
+    """The sources of a curated corpus that have something to train on, in the order of its card."""
+    card = json.loads(corpus.file("corpus/card.json").read_text(encoding="utf-8"))
+    return [name for name, source in card["sources"].items() if source["documents"]["train"]]
+
+
+@dataclass
+class TextFeed:
+    """A `train.loop.Feed` over token shards; a function of (seed, step) alone."""
+
+    rows: TokenRows
+    per_device: int
+    accumulation: int
+    rank: int = 0
+    world_size: int = 1
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        """The `accumulation` micro-batches of this rank in `step`."""
+        return [
+            self.rows.batch(
+                sequence_numbers(
+                    step,
+                    per_device=self.per_device,
+                    accumulation=self.accumulation,
+                    micro=micro,
+                    rank=self.rank,
+                    world_size=self.world_size,
+                )
+            )
+            for micro in range(self.accumulation)
+        ]
+
+
+def shard_corpus(
+    corpus: Artifact, tokenizer: Any, folder: Path, mixture: Mapping[str, float] | None
+) -> dict[str, TokenShards]:
+    """One shard folder per source of the mixture (all sources if None); those that are there already are kept."""
+    names = source_names(corpus)
+    if mixture is not None:
+        check_mixture(mixture, names)
+        names = [name for name in names if mixture.get(name, 0) > 0]
+    shards = {}
+    for name in names:
+        place = folder / name
+        if not (place / "index.json").is_file():
+            texts = read_texts(corpus.file(TRAIN), name)
+            write_shards(token_ids(tokenizer, texts), place, len(tokenizer), tokenizer.eos_token_id)
+        shards[name] = TokenShards(place)
+    return shards
+
+
+def check_mixture(mixture: Mapping[str, float], names: Sequence[str]) -> None:
+    """Every source of the mixture has to be in the corpus, and every source of the corpus in the mixture."""
+    for name in mixture:
+        if name not in names:
+            raise RecipeError(
+                f"the mixture names {name!r}, which the corpus does not have", hint=f"It has: {', '.join(names)}"
+            )
+    left_out = [name for name in names if name not in mixture]
+    if left_out:
+        raise RecipeError(
+            f"the mixture does not say what to do with {', '.join(left_out)}", hint="Give it a weight; 0 leaves it out."
+        )
+    if not any(mixture.values()):
+        raise RecipeError("every weight of the mixture is 0")
+
+
+def token_ids(tokenizer: Any, texts: Iterable[str]) -> Iterator[Sequence[int]]:
+    """Each text as tokens, ended by the end-of-document token."""
+    some: list[str] = []
+    for text in texts:
+        some.append(text)
+        if len(some) == ENCODE_AT_ONCE:
+            yield from (example.input_ids for example in encode_texts(tokenizer, some))
+            some = []
+    yield from (example.input_ids for example in encode_texts(tokenizer, some))
+
+
+def held_out(corpus: Artifact, eval_bytes: int) -> dict[str, list[str]]:
+    """Held-out texts per source, in a fixed order, about `eval_bytes` of each."""
+    found: dict[str, list[str]] = {}
+    for name in source_names(corpus):
+        size, texts = 0, []
+        for text in read_texts(corpus.file(HELD_OUT), name):
+            texts.append(text)
+            size += len(text.encode())
+            if size >= eval_bytes:
+                break
+        if texts:
+            found[name] = texts
+    if not found:
+        raise DataError("the corpus holds nothing out to measure on", where=corpus.path, hint="raise held_out.fraction")
+    return found
+
+
+def train_texts(corpus: Artifact, source: str, max_bytes: int) -> Iterator[str]:
+    """The first `max_bytes` of a source's training text."""
+    for text in read_texts(corpus.file(TRAIN), source):
+        yield text
+        max_bytes -= len(text.encode())
+        if max_bytes <= 0:
+            return
+
+
+def text_bits(chat: Chat, corpus: Artifact, eval_bytes: int, length: int) -> dict[str, float]:
+    """Bits per byte on the held-out text of each source."""
+    return {
+        name: bits_per_byte(chat.model, chat.tokenizer, texts, length=length).bits_per_byte
+        for name, texts in held_out(corpus, eval_bytes).items()
+    }
+
+
+def mean_bits(bits: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float | None:
+    """Mean over sources, each weighted alike or by the mixture."""
+    chosen = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in bits}
+    total = sum(chosen.values())
+    return sum(bits[name] * weight for name, weight in chosen.items()) / total if total else None
+
+
+def bits_figures(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    headline: bool = True,
+    baseline: Mapping[str, float] | None = None,
+) -> list[Figure]:
+    """One figure per source, and their mean; `baseline` is a byte bigram's figure by source."""
+    bigram = baseline or {}
+
+    def figure(
+        name: str, old: float | None, new: float | None, beat: float | None, headline: bool, text: str
+    ) -> Figure:
+        return Figure(name=name, before=old, after=new, unit="bits/byte", higher_is_better=False, headline=headline,
+                      baseline=beat, baseline_name="byte bigram", help=text)  # fmt: skip
+
+    mean = (mean_bits(before), mean_bits(after), mean_bits(bigram))
+    figures = [figure("bits per byte", *mean, headline, "held-out text, mean over the sources")]
+    for name, value in after.items():
+        figures.append(figure(f"bits per byte, {name}", before.get(name), value, bigram.get(name), False, ""))
+    return figures
+
+
+def forgetting_figures(before: Mapping[str, float], after: Mapping[str, float]) -> list[Figure]:
+    """What a fine-tuned model has forgotten of the text it was pretrained on; nothing without a corpus."""
+    return bits_figures(before, after, headline=False) if after else []
+
+
+def position_chart(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], pretrained: int, names: tuple[str, str]
+) -> LineChart:
+    """Loss by position in the document, before and after, with the pretrained length marked."""
+    return LineChart(
+        title="Loss by position",
+        lines=[Line(name=names[0], points=list(before), style="dashed"), Line(name=names[1], points=list(after))],
+        x_label="position in the document (tokens)",
+        y_label="loss (nats per token)",
+        x_marks=[Mark(value=float(pretrained), label="pretrained length")],
+    )
+
+
+def beyond(points: Sequence[tuple[float, float]], length: int) -> float | None:
+    """Mean loss of the buckets beyond `length`."""
+    values = [loss for position, loss in points if position > length and not math.isnan(loss)]
+    return sum(values) / len(values) if values else None
+
+
+def mixture_picture(consumed: Mapping[str, Consumed]) -> Mixture:
+    """What the run read, by tokens."""
+    return Mixture(
+        title="What was read",
+        rows={"tokens": {name: float(part.tokens) for name, part in consumed.items() if part.tokens}},
+        unit="tokens",
+        caption="; ".join(f"{name}: {part.epochs:.2f} epochs" for name, part in consumed.items() if part.tokens),
+    )

@@ -1,0 +1,146 @@
+"""Batches: rows of documents laid end to end, as tensors.
+
+Every objective reads the same `Batch`. Which token may learn and which token sees which follows from positions and
+document numbers alone; token ids are never compared with pad or end-of-text, so a pad token that is also the stop
+token cannot be masked away by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luopan.errors import DataError
+from luopan.model.attention import Layout
+from luopan.tokens.example import IGNORE, Example
+
+Doc = Example
+
+PADDING = -1  # document id of positions that hold nothing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of T positions holding D documents.
+
+    `labels` are aligned with `input_ids` (not shifted), -100 where nothing is learned. `document_ids` count through the
+    whole batch (0..D-1, -1 = padding), `position_ids` restart at each document. `per_token` values are [B, T] and
+    aligned with `input_ids`, `per_document` values are [D].
+    """
+
+    input_ids: Tensor  # [B, T] int64
+    labels: Tensor  # [B, T] int64
+    position_ids: Tensor  # [B, T] int64
+    document_ids: Tensor  # [B, T] int64
+    layout: Layout
+    per_token: Mapping[str, Tensor] = field(default_factory=dict)
+    per_document: Mapping[str, Tensor] = field(default_factory=dict)
+    _targets: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        moved = replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            document_ids=self.document_ids.to(device, non_blocking=True),
+            layout=self.layout.to(device),
+            per_token={k: v.to(device, non_blocking=True) for k, v in self.per_token.items()},
+            per_document={k: v.to(device, non_blocking=True) for k, v in self.per_document.items()},
+        )
+        index, ids = self.targets()
+        object.__setattr__(moved, "_targets", (index.to(device, non_blocking=True), ids.to(device, non_blocking=True)))
+        return moved
+
+    @property
+    def num_documents(self) -> int:
+        """D, the number of documents in the whole batch."""
+        return int(self.document_ids.max()) + 1 if self.document_ids.numel() else 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that hold a token."""
+        return int((self.document_ids != PADDING).sum())
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that are learned."""
+        return self.targets()[0].numel()
+
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """Where something is learned, and what.
+
+        Returns `(index [N], ids [N])`: the flat positions b*T+t whose *next* token is trained, in rising order, and
+        that next token. Never crosses the border of a document or row, never points into padding. Found once per
+        batch, on the device it was made on (`collate`: the CPU), because counting on a GPU would stall it.
+        """
+        if self._targets is None:
+            here, following = self.document_ids[:, :-1], self.document_ids[:, 1:]
+            learned = (here == following) & (here != PADDING) & (self.labels[:, 1:] != IGNORE)
+            row, column = learned.nonzero(as_tuple=True)
+            index = row * self.input_ids.shape[1] + column
+            object.__setattr__(self, "_targets", (index, self.labels[row, column + 1]))
+        assert self._targets is not None
+        return self._targets
+
+
+def collate(rows: Sequence[Sequence[Doc]], length: int, pad_id: int) -> Batch:
+    """Lay the documents of each row end to end in `length` positions and pad the rest.
+
+    All documents must carry the same `per_token` and `fields` names. Raises DataError for a row that does not fit.
+    """
+    shape = (len(rows), length)
+    input_ids = np.full(shape, pad_id, np.int64)
+    labels = np.full(shape, IGNORE, np.int64)
+    positions = np.zeros(shape, np.int64)
+    documents = np.full(shape, PADDING, np.int64)
+    docs = [doc for row in rows for doc in row]
+    per_token = {name: np.zeros(shape, np.float32) for name in _same_names(docs, "per_token")}
+    number = 0
+    for b, row in enumerate(rows):
+        used = sum(len(doc) for doc in row)
+        if used > length:
+            raise DataError(f"a row of {used} tokens does not fit {length} positions", where=f"row {b}")
+        start = 0
+        for doc in row:
+            span = slice(start, start + len(doc))
+            input_ids[b, span] = doc.input_ids
+            labels[b, span] = doc.labels
+            positions[b, span] = np.arange(len(doc))
+            documents[b, span] = number
+            for name, grid in per_token.items():
+                grid[b, span] = doc.per_token[name]
+            start, number = span.stop, number + 1
+    document_ids = torch.from_numpy(documents)
+    batch = Batch(
+        input_ids=torch.from_numpy(input_ids),
+        labels=torch.from_numpy(labels),
+        position_ids=torch.from_numpy(positions),
+        document_ids=document_ids,
+        layout=Layout.packed(document_ids),
+        per_token={name: torch.from_numpy(grid) for name, grid in per_token.items()},
+        per_document={name: _column([doc.fields[name] for doc in docs]) for name in _same_names(docs, "fields")},
+    )
+    batch.targets()
+    return batch
+
+
+def _same_names(docs: Sequence[Doc], kind: str) -> list[str]:
+    """The value names that all documents share; a document that lacks one would silently train on zeros."""
+    names = list(getattr(docs[0], kind)) if docs else []
+    for doc in docs:
+        assert set(getattr(doc, kind)) == set(names), f"documents of one batch differ in {kind}"
+    return names
+
+
+def _column(values: Sequence[float | int | bool]) -> Tensor:
+    """[D]: bool and int64 stay what they are, everything else is fp32."""
+    array = np.asarray(values)
+    if array.dtype.kind == "b":
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else np.float32))

@@ -1,0 +1,67 @@
+"""Which device trains, what it is called, what memory was used, and glibc's allocator set up for training.
+
+Limits: Apple's MPS is not picked by itself, since nothing here was measured on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+
+import torch
+
+M_TRIM_THRESHOLD = -1  # parameters of mallopt(3), from glibc's malloc.h
+M_TOP_PAD = -2
+M_MMAP_MAX = -4
+LARGE = 2**31 - 1
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is one that works, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe_device(device: torch.device | None = None) -> str:
+    """The device in words: "NVIDIA H100 (79 GiB)", or "CPU, 2 threads (x86_64, AVX512)"."""
+    device = device or pick_device()
+    if device.type == "cuda":
+        figures = torch.cuda.get_device_properties(device)
+        return f"{figures.name} ({figures.total_memory / 2**30:.0f} GiB)"
+    if device.type == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return f"CPU, {torch.get_num_threads()} threads ({platform.machine()}, {capability})"
+    return device.type
+
+
+def tune_allocator() -> bool:
+    """Tell glibc to keep freed memory instead of handing it back to the system; True if it was done.
+
+    A training step frees and asks again for the same large blocks; glibc takes blocks over 128 KiB to 32 MiB from
+    the system each time, and every page of them faults and is zeroed anew. MEASURED
+    Linux with glibc only, and for this process only; harmless elsewhere (returns False). Switch off with
+    LUOPAN_TUNE_ALLOCATOR=0. Must run before the first large allocation to have its whole effect.
+    """
+    if not sys.platform.startswith("linux") or os.environ.get("LUOPAN_TUNE_ALLOCATOR") == "0":
+        return False
+    if "LD_PRELOAD" in os.environ:  # jemalloc or tcmalloc: mallopt would talk to nobody
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, LARGE))
+
+
+def peak_memory_bytes(device: torch.device | None = None) -> int:
+    """The most memory used so far, in bytes: of the device for CUDA, of this process for the CPU."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,146 @@
+"""Where a run's figures go: always `metrics.jsonl`, and TensorBoard, trackio or wandb where the user asks for it.
+
+One JSON object per line, with the step in it. On resume the file is cut back to the checkpoint's step, so no step is
+in it twice. Figures that are not numbers become null (JSON has no NaN). Only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from luopan.artifacts import atomic_write_text, mend_os_errors
+from luopan.errors import TrainingError
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class Writer(Protocol):
+    """A place that figures are sent to beside metrics.jsonl."""
+
+    def log(self, step: int, figures: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsLog:
+    """Appends lines to `folder/metrics.jsonl` and passes them on to the writers of `report_to`."""
+
+    def __init__(self, folder: Path, report_to: Sequence[str] = (), settings: dict[str, Any] | None = None) -> None:
+        self.path = Path(folder) / METRICS_NAME
+        self.report_to, self.settings = tuple(report_to), settings or {}
+        self.writers: list[Writer] = []
+        self.file: TextIO | None = None
+
+    def begin(self, step: int) -> None:
+        """Go on after `step`: lines of later steps, and one that was not finished, are dropped; writers are opened."""
+        if self.path.exists():
+            kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] <= step]
+            atomic_write_text(self.path, "".join(line + "\n" for line in kept))
+        self.writers = [make_writer(name, self.path.parent, self.settings, step) for name in self.report_to]
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line; it has reached the system, not yet the disk, when this returns."""
+        with mend_os_errors(self.path):
+            if self.file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+            self.file.write(json.dumps(finite(line), ensure_ascii=False) + "\n")
+            self.file.flush()
+        figures = {name: float(value) for name, value in line.items() if isinstance(value, (int, float))}
+        for writer in self.writers:
+            writer.log(int(line["step"]), figures)
+
+    def sync(self) -> None:
+        """Flush to the disk: called before a checkpoint, which must never know more steps than this file."""
+        if self.file is not None:
+            with mend_os_errors(self.path):
+                os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Close the file and the writers."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        for writer in self.writers:
+            writer.close()
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a JSONL file that are whole, valid objects with a step; reading stops at the first that is not."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+            break
+        found.append(line)
+    return found
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `folder/metrics.jsonl` in order; empty where there is none."""
+    path = Path(folder) / METRICS_NAME
+    return [json.loads(line) for line in whole_lines(path)] if path.exists() else []
+
+
+def finite(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with null for what is not a number."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+    }
+
+
+def make_writer(name: str, folder: Path, settings: dict[str, Any], step: int) -> Writer:
+    """The writer called `name`; its package is imported here. TrainingError if it is not installed."""
+    makers: dict[str, Callable[..., Writer]] = {
+        "tensorboard": TensorBoardWriter,
+        "trackio": RunWriter,
+        "wandb": RunWriter,
+    }
+    try:
+        return makers[name](name, folder, settings, step)
+    except ImportError:
+        raise TrainingError(
+            f"report_to names {name}, which is not installed",
+            where=folder,
+            hint=f"pip install {name}, or take it out of report_to; metrics.jsonl is written in any case.",
+        ) from None
+
+
+class TensorBoardWriter:
+    """Event files in `folder/tensorboard`; after a resume, points of later steps are taken off the chart."""
+
+    def __init__(self, name: str, folder: Path, settings: dict[str, Any], step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / name), purge_step=step + 1)
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        for key, value in figures.items():
+            if key != "step":
+                self.writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class RunWriter:
+    """trackio and wandb, which share one interface. The run is named after the two folders (recipe and stage)."""
+
+    def __init__(self, name: str, folder: Path, settings: dict[str, Any], step: int) -> None:
+        self.module = __import__(name)
+        stage = folder.name.removesuffix(".partial")
+        self.module.init(project="luopan", name=f"{folder.parent.name}-{stage}", config=settings)
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        self.module.log({key: value for key, value in figures.items() if key != "step"}, step=step)
+
+    def close(self) -> None:
+        self.module.finish()
