@@ -51,5 +51,7 @@ def test_a_held_out_cap_with_nothing_held_out_is_an_error():
 
 
 def test_the_configuration_loads_without_anything_heavy():
-    check = "import sys, luopan.corpus.config; print([m for m in ('torch', 'pyarrow', 'transformers') if m in sys.modules])"
+    check = (
+        "import sys, luopan.corpus.config; print([m for m in ('torch', 'pyarrow', 'transformers') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "[]"

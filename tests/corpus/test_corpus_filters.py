@@ -6,25 +6,14 @@ import itertools
 import random
 
 import pytest
+from corpus_texts import WORDS, prose
 
 from luopan.corpus.config import FilterConfig
 from luopan.corpus.filters import RULES, all_findings, first_finding
-from luopan.corpus.repetition import duplicate_ngram_characters, repeated_cover, top_ngram_characters, highest_count
+from luopan.corpus.repetition import duplicate_ngram_characters, highest_count, repeated_cover, top_ngram_characters
 from luopan.corpus.words import Reading, split_words
 
 CONFIG = FilterConfig()
-WORDS = (
-    "river mountain walks under quiet morning light while children gather stones beside water singing softly about "
-    "winter bread ships harbours lanterns letters friends distant voices fields garden windows evening thunder paper "
-    "music copper ribbon market village stories travellers candle forest bridge summer autumn shadows silver golden"
-).split()
-
-
-def prose(count=120, seed=0):
-    """Sentences of ten words without repeats worth the name."""
-    source = random.Random(seed)
-    sentences = [" ".join(source.sample(WORDS, 10)).capitalize() + "." for _ in range(count // 10)]
-    return "\n".join(" ".join(sentences[at : at + 3]) for at in range(0, len(sentences), 3))
 
 
 @pytest.mark.parametrize(
@@ -54,13 +43,13 @@ BROKEN = {
     "max_symbol_ratio": "\n".join(f"{word} | == {n} :: ++ -> {n * 7} ** <> //" for n, word in enumerate(WORDS)),
     "max_hash_per_word": prose().replace(" ", " #", 30),
     "max_ellipsis_per_word": prose().replace(" ", "... ", 30),
-    "max_bullet_lines": "\n".join(f"- {line}" for line in prose(300).split("\n")),
-    "max_ellipsis_lines": "\n".join(f"{line}…" for line in prose(300).split("\n")),
+    "max_bullet_lines": "\n".join(f"- {line}" for line in prose(words=300).split("\n")),
+    "max_ellipsis_lines": "\n".join(f"{line}…" for line in prose(words=300).split("\n")),
     "min_alphabetic_words": " ".join(f"{word} {n * 7919 + 10000}" for n, word in enumerate(WORDS)),
-    "max_duplicate_lines": prose(300) + "\nyes" * 20,
-    "max_duplicate_line_characters": prose(300) + ("\n" + prose(30, seed=5)) * 4,
-    "max_top_ngram.2": prose(200) + " " + " ".join(f"{word} golden harbours" for word in WORDS[:40]),
-    "max_duplicate_ngrams.5": prose(200) + " " + " ".join([prose(50, seed=7).replace("\n", " ")] * 3),
+    "max_duplicate_lines": prose(words=300) + "\nyes" * 20,
+    "max_duplicate_line_characters": prose(words=300) + ("\n" + prose(5, words=30)) * 4,
+    "max_top_ngram.2": prose(words=200) + " " + " ".join(f"{word} golden harbours" for word in WORDS[:40]),
+    "max_duplicate_ngrams.5": prose(words=200) + " " + " ".join([prose(7, words=50).replace("\n", " ")] * 3),
 }
 
 
@@ -87,7 +76,7 @@ def test_everything_can_be_turned_off():
 
 
 def test_paragraph_rules_count_paragraphs():
-    text = "\n\n".join([*prose(300).split("\n"), *["Read more here"] * 6])
+    text = "\n\n".join([*prose(words=300).split("\n"), *["Read more here"] * 6])
     config = FilterConfig(max_duplicate_lines=None, max_duplicate_line_characters=None)
     found = first_finding(text, config)
     assert found is not None and found.rule == "max_duplicate_paragraphs"
@@ -154,7 +143,7 @@ def test_fast_ngrams_equal_slow_ones(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_the_bounds_change_no_verdict(seed):
     source = random.Random(seed)
-    text = prose(100, seed) + " " + " ".join([" ".join(source.choices(WORDS, k=8))] * source.randint(1, 12))
+    text = prose(seed, words=100) + " " + " ".join([" ".join(source.choices(WORDS, k=8))] * source.randint(1, 12))
     reading = Reading(text)
     slow = [
         name
@@ -182,7 +171,7 @@ def test_verdicts_are_datatroves():
     from datatrove.pipeline.filters import gopher_quality_filter, gopher_repetition_filter
 
     config = FilterConfig(min_stop_words=2, max_symbol_ratio=None, min_alphabetic_words=None)
-    texts = [*BROKEN.values(), *(prose(200, seed) + " the sea and the sky" for seed in range(5))]
+    texts = [*BROKEN.values(), *(prose(seed, words=200) + " the sea and the sky" for seed in range(5))]
     with pytest.MonkeyPatch.context() as patch:
         for module in (gopher_quality_filter, gopher_repetition_filter):
             patch.setattr(module, "split_into_words", lambda text, language: split_words(text))

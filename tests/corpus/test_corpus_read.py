@@ -19,7 +19,9 @@ from luopan.errors import DataError
 
 def read(path, **options):
     items = list(read_files(FileSource(path=str(path), **options)))
-    return [item for item in items if isinstance(item, Document)], [item for item in items if isinstance(item, Rejected)]
+    return [item for item in items if isinstance(item, Document)], [
+        item for item in items if isinstance(item, Rejected)
+    ]
 
 
 def jsonl(*rows):
@@ -38,7 +40,16 @@ def test_a_folder_is_read_in_the_order_of_names_whatever_its_formats(tmp_path):
     (tmp_path / ".hidden.txt").write_text("no")
     (tmp_path / "g.pdf").write_bytes(b"%PDF")
     documents, rejected = read(tmp_path)
-    assert [document.text for document in documents] == ["# mark", "plain", "one", "two", "three", "four", "five", "six"]
+    assert [document.text for document in documents] == [
+        "# mark",
+        "plain",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+    ]
     assert [document.id for document in documents][1:4] == ["files/b.txt", "files/sub/c.jsonl#1", "files/sub/c.jsonl#2"]
     assert [(item.rule, item.id) for item in rejected] == [("kind", "files/g.pdf")]
 

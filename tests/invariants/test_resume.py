@@ -25,6 +25,7 @@ import torch
 from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
 from luopan.tokens.batch import Batch, Doc, collate
+from luopan.train.checkpoint import steps_saved
 from luopan.train.config import TrainConfig
 from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss, policy_loss, preference_loss, sequence_logprobs
@@ -32,7 +33,7 @@ from luopan.train.progress import SilentProgress
 from luopan.train.tracking import read_metrics
 
 VOCAB, LENGTH, STEPS, SAVE_STEPS = 32, 24, 20, 4
-MOST_KILLS = 3
+NO_WAIT = os.WEXITED | os.WNOHANG | os.WNOWAIT
 KINDS = ("causal_lm", "preference", "policy")
 
 
@@ -135,8 +136,10 @@ def weights(model: Decoder) -> bytes:
     return b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
 
 
-def forked_sitting(kind: str, folder: Path, kill_after: float | None) -> bool:
-    """A sitting in a child, killed after so many seconds; True if it came to its end."""
+def forked_sitting(kind: str, folder: Path, linger: float | None) -> bool:
+    """A sitting in a child; True if it came to its end. With `linger` it is killed so many seconds after it has saved
+    a checkpoint that was not there before: somewhere in a step, or in the middle of saving the next one."""
+    known = steps_saved(folder / "checkpoints")
     child = os.fork()
     if child == 0:
         status = 1
@@ -146,8 +149,10 @@ def forked_sitting(kind: str, folder: Path, kill_after: float | None) -> bool:
             status = 0
         finally:
             os._exit(status)
-    if kill_after is not None:
-        time.sleep(kill_after)
+    if linger is not None:
+        while steps_saved(folder / "checkpoints") == known and os.waitid(os.P_PID, child, NO_WAIT) is None:
+            time.sleep(0.001)
+        time.sleep(linger)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the sitting failed"
@@ -155,23 +160,19 @@ def forked_sitting(kind: str, folder: Path, kill_after: float | None) -> bool:
 
 
 def main(root: Path, seed: int) -> None:
-    """For each kind of loss: one run left alone, one killed again and again; prints how often it was killed."""
+    """For each kind of loss: one run left alone, one killed again and again; prints after which steps it went on."""
     import torch.distributed.checkpoint  # noqa: F401 (imported once, before the forks)
 
     rng = random.Random(seed)
-    kills = {}
+    resumed: dict[str, list[int]] = {}
     for kind in KINDS:
         began = time.perf_counter()
         assert forked_sitting(kind, root / f"{kind}-alone", None)
-        whole = time.perf_counter() - began
-        kills[kind] = 0
-        while kills[kind] < MOST_KILLS:
-            if forked_sitting(kind, root / f"{kind}-killed", rng.uniform(0.1, 0.7) * whole):
-                break
-            kills[kind] += 1
-        else:
-            assert forked_sitting(kind, root / f"{kind}-killed", None)
-    print(json.dumps(kills))
+        between_saves = (time.perf_counter() - began) * SAVE_STEPS / STEPS
+        folder, resumed[kind] = root / f"{kind}-killed", []
+        while not forked_sitting(kind, folder, rng.uniform(0, 1.5 * between_saves)):
+            resumed[kind] += steps_saved(folder / "checkpoints")[-1:]
+    print(json.dumps(resumed))
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
@@ -180,10 +181,10 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(tmp_path), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    kills = json.loads(done.stdout)
+    resumed = json.loads(done.stdout)
     for kind in KINDS:
         alone, killed = tmp_path / f"{kind}-alone", tmp_path / f"{kind}-killed"
-        assert kills[kind] >= 1, f"seed {seed}: {kills}"
+        assert any(0 < step < STEPS for step in resumed[kind]), f"seed {seed}: {resumed}"
         assert (alone / "final.bin").read_bytes() == (killed / "final.bin").read_bytes(), f"{kind}, seed {seed}"
         timeless = [without_times(line) for line in read_metrics(killed)]
         assert timeless == [without_times(line) for line in read_metrics(alone)], f"{kind}, seed {seed}"

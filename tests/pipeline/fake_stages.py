@@ -79,7 +79,9 @@ class Join:
             with log.open("a") as file:
                 file.write(f"step {step} of process {os.getpid()}\n")
         artifacts = [artifact for role in sorted(inputs) for artifact in inputs[role]]
-        texts = [next(path for path in artifact.path.rglob("*.txt") if path.name != "log.txt") for artifact in artifacts]
+        texts = [
+            next(path for path in artifact.path.rglob("*.txt") if path.name != "log.txt") for artifact in artifacts
+        ]
         (out.path / "joined").mkdir(exist_ok=True)
         (out.path / "joined" / "text.txt").write_text("+".join(path.read_text() for path in texts))
         return {"before": {}, "after": {"texts": len(texts)}, "resumed_at": done}

@@ -61,7 +61,10 @@ def change(old: str, new: str) -> str:
         (change("source: a", "source: aa"), 'r.yaml:10: stages.b.source: unknown stage "aa"; did you mean "a"?'),
         (change("source: a", "source: b"), "r.yaml:10: stages.b.source: a stage cannot read from itself"),
         (change("    source: a\n", ""), 'r.yaml:8: stages.b.source: missing key "source"'),
-        (change("source: a", "source: a\n    others: [a]"), 'stages.b.others.0: stage "a" is of kind make; expected use'),
+        (
+            change("source: a", "source: a\n    others: [a]"),
+            'stages.b.others.0: stage "a" is of kind make; expected use',
+        ),
         (change("steps: 2e3", "steps: fast"), 'r.yaml:5: stages.a.steps: expected a whole number, found text "fast"'),
         (change("steps: 2e3", "steps: 2.5"), "r.yaml:5: stages.a.steps: expected a whole number, found the number 2.5"),
         (change("steps: 2e3", "steps: true"), "r.yaml:5: stages.a.steps: expected a whole number, found true"),
@@ -72,7 +75,10 @@ def change(old: str, new: str) -> str:
         (change("steps: 2e3", "flag: on"), 'r.yaml:5: stages.a.flag: expected true or false, found text "on"'),
         (change("steps: 2e3", "word: 3"), "r.yaml:5: stages.a.word: expected text, found the number 3"),
         (change("steps: 2e3", "shape: 3"), "r.yaml:5: stages.a.shape: expected a block of keys, found the number 3"),
-        (change("steps: 2e3", "shape:\n      mode: spares"), 'r.yaml:6: stages.a.shape.mode: expected one of dense, sparse'),
+        (
+            change("steps: 2e3", "shape:\n      mode: spares"),
+            "r.yaml:6: stages.a.shape.mode: expected one of dense, sparse",
+        ),
         (change("steps: 2e3", "shape: {x: 3}"), 'stages.a.shape.x: unknown key "x"; known: hidden_size, mode'),
         (change("steps: 2e3", "weights: {x: heavy}"), "r.yaml:5: stages.a.weights.x: expected a number"),
         (change("- {skill: x}", "- {skil: x}"), 'stages.a.data.0.skil: unknown key "skil"; did you mean "skill"?'),
@@ -81,7 +87,10 @@ def change(old: str, new: str) -> str:
         (change("name: trial", "nam: trial"), 'r.yaml:1: nam: unknown key "nam"; did you mean "name"?'),
         (change("  b:", "  seed:"), 'stages.seed: a stage cannot be called "seed"'),
         (change("  b:", "  b c:"), 'stages.b c: "b c" cannot name a stage'),
-        (change("name: trial", "name: trial\nstages: 3").replace("stages:\n  a", "x:\n  a"), "expected a block of keys"),
+        (
+            change("name: trial", "name: trial\nstages: 3").replace("stages:\n  a", "x:\n  a"),
+            "expected a block of keys",
+        ),
     ],
 )
 def test_one_mistake_one_line(tmp_path: Path, text: str, expected: str) -> None:
@@ -103,15 +112,15 @@ def test_several_mistakes_are_listed_in_the_order_of_the_file(tmp_path: Path) ->
     text = GOOD.replace("steps: 2e3", "stepps: 3").replace("source: a", "source: c").replace("skill: x", "skill: 3")
     found = mistakes(tmp_path, text, "b.factor=x")
     assert [line.split(": ")[0] for line in found] == ['override "b.factor=x"', "r.yaml:5", "r.yaml:7", "r.yaml:10"]
-    with pytest.raises(RecipeError, match="^4 mistakes in the recipe:\n"):
+    with pytest.raises(RecipeError, match=r"^4 mistakes in the recipe:\n"):
         load_recipe(tmp_path / "r.yaml", ["b.factor=x"], model=TrialRecipe)
 
 
 def test_circles_are_found(tmp_path: Path) -> None:
-    text = GOOD + "  c:\n    kind: use\n    source: d\n  d:\n    kind: use\n    source: e\n  e: {kind: use, source: c}\n"
-    assert mistakes(tmp_path, text) == [
-        "r.yaml:13: stages.c.source: the stages go round in a circle: c -> d -> e -> c"
-    ]
+    text = (
+        GOOD + "  c:\n    kind: use\n    source: d\n  d:\n    kind: use\n    source: e\n  e: {kind: use, source: c}\n"
+    )
+    assert mistakes(tmp_path, text) == ["r.yaml:13: stages.c.source: the stages go round in a circle: c -> d -> e -> c"]
 
 
 def test_empty_and_shapeless_files(tmp_path: Path) -> None:
@@ -189,5 +198,5 @@ def test_mappings_and_recipe_objects_are_recipes_too(tmp_path: Path) -> None:
     assert load_recipe(loaded.recipe).recipe is loaded.recipe
     with pytest.raises(RecipeError, match="overrides need a recipe file"):
         load_recipe(loaded.recipe, ["a.steps=4"])
-    with pytest.raises(RecipeProblems, match="recipe: stages.a.stepz: unknown key"):
+    with pytest.raises(RecipeProblems, match=r"recipe: stages\.a\.stepz: unknown key"):
         load_recipe({"name": "t", "stages": {"a": {"kind": "make", "stepz": 3}}}, model=TrialRecipe)

@@ -84,5 +84,11 @@ def test_aliases_give_copies() -> None:
 
 
 def test_what_is_dumped_reads_back_the_same() -> None:
-    value = {"a": ["1e-3", "on", "null", "0x1", "", "x: y", " b", "two\nlines\n"], "f": 1e-5, "n": None, "t": True, "i": 3}
+    value = {
+        "a": ["1e-3", "on", "null", "0x1", "", "x: y", " b", "two\nlines\n"],
+        "f": 1e-5,
+        "n": None,
+        "t": True,
+        "i": 3,
+    }
     assert parse_yaml(dump_yaml(value), "f").data == value

@@ -1,4 +1,4 @@
-"""What every verb's command line has in common: plain help, no completion scripts, examples kept as they are written."""
+"""What every verb's command line has in common: plain help, no completion scripts, examples kept as written."""
 
 from __future__ import annotations
 

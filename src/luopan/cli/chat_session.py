@@ -1,7 +1,7 @@
 """A conversation at the command line: history, commands, a streamed reply, whatever reads the lines.
 
-`ChatSession` knows no terminal: it gets a line, and talks through `say` (whole lines) and `write` (pieces of a reply, with
-their role: thinking or answer). So the same code serves a terminal, a pipe and the tests.
+`ChatSession` knows no terminal: it gets a line, and talks through `say` (whole lines) and `write` (pieces of a reply,
+with their part: thinking or answer). So the same code serves a terminal, a pipe and the tests.
 """
 
 from __future__ import annotations

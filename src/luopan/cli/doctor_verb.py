@@ -18,7 +18,7 @@ app = verb_app()
 
 @app.command(epilog=examples("luopan doctor", "luopan doctor --json --runs /data/runs"))
 def doctor(
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where runs will live; its disk is measured.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where runs will live.")] = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
     """Looks at this machine: Python, torch, cores, memory, accelerators, speed, disk, optional packages.
@@ -46,10 +46,9 @@ def as_text(found: Diagnosis) -> str:
         ("cores", f"{found.cores:g}{speed}"),
         ("memory", f"{found.memory_bytes / 1e9:.1f} GB, {found.available_bytes / 1e9:.1f} GB free now"),
     ]
-    for card in found.accelerators or [None]:
-        if card is None:
-            rows.append(("accelerator", "none: everything runs on the CPU"))
-            continue
+    if not found.accelerators:
+        rows.append(("accelerator", "none: everything runs on the CPU"))
+    for card in found.accelerators:
         flops = f", {card.flops / 1e12:.0f} TFLOP/s in {'bf16' if card.bf16 else 'fp16'}" if card.flops else ""
         rows.append(("accelerator", f"{card.name}, {card.memory_bytes / 1e9:.0f} GB{flops}"))
     rows += [

@@ -48,9 +48,8 @@ def evaluate(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise typer.BadParameter("give at least one task; `--tasks list` names them", param_hint="--tasks")
-    report = evaluate_skills(
-        *resolve_model(model), names, cases=cases, thinking=think, params=params, seed=QUESTION_SEED if seed is None else seed
-    )
+    seed = QUESTION_SEED if seed is None else seed
+    report = evaluate_skills(*resolve_model(model), names, cases=cases, thinking=think, params=params, seed=seed)
     if as_json:
         print(json.dumps({"model": model, **report.to_dict()}, ensure_ascii=False, indent=2))
         return
@@ -58,8 +57,9 @@ def evaluate(
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2), show_edge=False)
-    for title in ("task", "accuracy", "±", "questions", "ends by itself", "tokens", "thinks when on", "silent when off"):
-        table.add_column(title, justify="left" if title == "task" else "right")
+    table.add_column("task")
+    for title in ("accuracy", "±", "questions", "ends by itself", "tokens", "thinks when on", "silent when off"):
+        table.add_column(title, justify="right")
     for name, score in {**report.skills, **({"all": report.total} if len(report.skills) > 1 else {})}.items():
         rates = (score.stop_rate, score.mean_tokens, score.think_on, score.think_off)
         table.add_row(name, _text(score.accuracy), _text(score.stderr), str(score.scored), *map(_text, rates))

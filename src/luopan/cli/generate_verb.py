@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -21,7 +22,19 @@ from luopan.cli.sampling import (
     sampling_from,
 )
 
+if TYPE_CHECKING:
+    from luopan.generate.config import SamplingParams
+    from luopan.generate.text import Reply, TextGenerator
+
+if TYPE_CHECKING:
+    from luopan.generate.config import SamplingParams
+    from luopan.generate.text import Reply, TextGenerator
+
 app = verb_app()
+
+Request: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+
+Request: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 
 
 @app.command(
@@ -33,9 +46,9 @@ app = verb_app()
 def generate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A stage, a Hugging Face folder, or a hub id.")],
     prompt: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="What to continue; may be repeated. Default: standard input.")
+        list[str] | None, typer.Option(metavar="TEXT", help="What to continue; may be repeated; default: stdin.")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message, not a text to continue.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt, with --chat.")] = None,
     think: Annotated[bool, typer.Option("--think", help="Let the model think first, with --chat.")] = False,
     max_new_tokens: MaxNewTokens = 256,
@@ -76,14 +89,28 @@ def generate(
 
     generator = TextGenerator(*resolve_model(model))
     before = [{"role": "system", "content": system}] if system else []
-    requests = [[*before, {"role": "user", "content": text}] if chat else text for text in prompts]
+    requests: list[Request] = [[*before, {"role": "user", "content": text}] if chat else text for text in prompts]
     if len(requests) == 1 and not as_json and sys.stdout.isatty():
-        stream = generator.stream_chat(requests[0], think, params) if chat else generator.stream(requests[0], params)
-        for piece in stream:
-            print(f"\x1b[2m{piece}\x1b[0m" if getattr(piece, "thinking", False) else piece, end="", flush=True)
-        print()
-        return
-    for text, reply in zip(prompts, generator.batch(requests, params, enable_thinking=think), strict=True):
+        print_stream(generator, requests[0], think, params)
+    else:
+        print_replies(prompts, generator.batch(requests, params, enable_thinking=think), as_json)
+
+
+def print_stream(generator: TextGenerator, request: Request, think: bool, params: SamplingParams) -> None:
+    """One answer as it comes, thinking dimmed."""
+    said: Iterable[str]
+    if isinstance(request, str):
+        said = generator.stream(request, params)
+    else:
+        said = generator.stream_chat(request, think, params)
+    for piece in said:
+        print(f"\x1b[2m{piece}\x1b[0m" if getattr(piece, "thinking", False) else piece, end="", flush=True)
+    print()
+
+
+def print_replies(prompts: Sequence[str], replies: Sequence[Reply], as_json: bool) -> None:
+    """Whole answers: their text, or one line of JSON each."""
+    for text, reply in zip(prompts, replies, strict=True):
         if as_json:
             row = {"prompt": text, "text": reply.text, "thinking": reply.thinking, "finish_reason": reply.finish_reason}
             counts = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": len(reply.tokens)}

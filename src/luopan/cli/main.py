@@ -1,7 +1,7 @@
 """`luopan VERB …`: finds the verb, runs it, and turns whatever it raises into a message and an exit code.
 
-0 done, 1 findings, 2 a mistake of the user's, 3 a failure of ours, 130 interrupted. The list of verbs is static and a verb's module is
-imported only when it is asked for: `luopan --help` imports neither typer nor anything heavier.
+0 done, 1 findings, 2 a mistake of the user's, 3 a failure of ours, 130 interrupted. The list of verbs is static and a
+verb's module is imported only when it is asked for: `luopan --help` imports neither typer nor anything heavier.
 """
 
 from __future__ import annotations

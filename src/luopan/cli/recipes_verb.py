@@ -28,13 +28,13 @@ def recipes(context: typer.Context) -> None:
 @app.command("list", epilog=examples("luopan recipes list"))
 def show_list(as_json: JsonFlag = False) -> None:
     """Lists the shipped recipes, each with its description."""
+    from luopan.recipe.introspect import child
     from luopan.recipe.load import shipped_recipes
     from luopan.recipe.yaml_source import read_yaml
 
     found = []
     for name, path in shipped_recipes().items():
-        data = read_yaml(path).data
-        found.append({"name": name, "description": str((data if isinstance(data, dict) else {}).get("description", ""))})
+        found.append({"name": name, "description": str(child(read_yaml(path).data, "description") or "")})
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return

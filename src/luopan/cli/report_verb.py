@@ -57,7 +57,8 @@ def _show_run(run: Path, as_json: bool) -> None:
     page = run / "report.html"
     if as_json:
         stages = {m.name: {"kind": m.kind, "seconds": m.seconds, "metrics": m.metrics} for m in manifests}
-        print(json.dumps({"page": str(page) if page.exists() else None, "stages": stages}, ensure_ascii=False, indent=2))
+        facts = {"page": str(page) if page.exists() else None, "stages": stages}
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
         return
     reporter = ConsoleReporter()
     for manifest in manifests:

@@ -37,8 +37,8 @@ def run(
 ) -> None:
     """Runs a recipe from raw text to a chat model.
 
-    A stage that is done is skipped, one that was interrupted goes on where it stopped, one whose settings changed is made
-    again with all that follows it. Ctrl-C saves; the same command goes on.
+    A stage that is done is skipped, one that was interrupted goes on where it stopped, one whose settings changed is
+    made again with all that follows it. Ctrl-C saves; the same command goes on.
     """
     from luopan.recipe.load import load_recipe
 
@@ -56,10 +56,10 @@ def run(
         loaded, until=until, only=only or (), fresh=fresh or (), runs=runs, reporter=ConsoleReporter(console)
     )
     if as_json:
+        shown = {"kind", "identity", "content", "seconds", "metrics"}
         stages = {
-            name: {"state": outcome.state, "path": str(result.stage(name)), **outcome.manifest.model_dump(
-                mode="json", include={"kind", "identity", "content", "seconds", "metrics"}
-            )}
+            name: {"state": outcome.state, "path": str(result.stage(name))}
+            | outcome.manifest.model_dump(mode="json", include=shown)
             for name, outcome in result.outcomes.items()
         }
         cost = {"seconds": result.seconds, "peak_memory_bytes": result.peak_memory_bytes}

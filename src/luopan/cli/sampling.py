@@ -13,7 +13,7 @@ MaxNewTokens = Annotated[int | None, typer.Option(metavar="N", help="Stop after 
 Temperature = Annotated[float | None, typer.Option(metavar="T", help="0 takes the likeliest token each time.")]
 TopK = Annotated[int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option(metavar="P", help="Draw from the likeliest tokens that make up P.")]
-MinP = Annotated[float | None, typer.Option(metavar="P", help="Draw from tokens at least P times as likely as the best.")]
+MinP = Annotated[float | None, typer.Option(metavar="P", help="Leave out tokens under P times the best one's chance.")]
 RepetitionPenalty = Annotated[float | None, typer.Option(metavar="X", help="Over 1 makes repeating less likely.")]
 Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be repeated.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same text.")]

@@ -18,7 +18,8 @@ def schema(
 ) -> None:
     """Prints the JSON schema of a recipe: every key, its type, its default, what it is for.
 
-    Editors complete and check a recipe with it: put `# yaml-language-server: $schema=recipe.schema.json` in its first line.
+    Editors complete and check a recipe with it: its first line has to be
+    `# yaml-language-server: $schema=recipe.schema.json`.
     """
     from luopan.recipe.specs import Recipe
 

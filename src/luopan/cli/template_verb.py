@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +15,9 @@ from luopan.cli.app import examples, verb_app
 app = verb_app()
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>What is trained</title>
-<style>body{{font:14px/1.5 monospace;max-width:60em;margin:2em auto;padding:0 1em}}pre{{white-space:pre-wrap;border-left:3px solid #ccc;
-padding-left:1em}}mark{{background:#bde5c8}}</style><p>Marked: what the model is trained to say.</p>
+<style>body{{font:14px/1.5 monospace;max-width:60em;margin:2em auto;padding:0 1em}}
+pre{{white-space:pre-wrap;border-left:3px solid #ccc;padding-left:1em}}mark{{background:#bde5c8}}</style>
+<p>Marked: what the model is trained to say.</p>
 {body}
 """
 
@@ -53,7 +54,7 @@ def render(
     from luopan.tokens.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tokenizer_folder(model))
-    style = "html" if html else "ansi" if sys.stdout.isatty() else "plain"
+    style: Literal["plain", "ansi", "html"] = "html" if html else "ansi" if sys.stdout.isatty() else "plain"
     shown, refused = [], 0
     for where, row in rows_of(file, limit):
         thinking = bool(row.get("enable_thinking", row.get("chat_template_kwargs", {}).get("enable_thinking", think)))

@@ -5,8 +5,11 @@ Sources are read as a stream of documents (`read`, `packaged`), normalised and c
 does it all and writes down every document that is left out, with the step, the rule and the figure. `store` reads the
 result back. `skills/` makes chat data with checkable answers.
 
-Only configuration is imported here, so that a recipe loads at once; the rest is imported by its module.
+Configuration is imported at once, the rest when it is first asked for, so that a recipe loads quickly.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from luopan.corpus.config import (
     CorpusSource,
@@ -20,9 +23,26 @@ from luopan.corpus.config import (
 )
 from luopan.corpus.document import Document, Rejected
 
+if TYPE_CHECKING:
+    from luopan.corpus.curation import Curated, curate
+    from luopan.corpus.identity import fingerprint
+    from luopan.corpus.read import read_files
+    from luopan.corpus.store import read_documents, read_rejected, read_texts
+
+LATER = {
+    "Curated": "curation",
+    "curate": "curation",
+    "fingerprint": "identity",
+    "read_files": "read",
+    "read_documents": "store",
+    "read_rejected": "store",
+    "read_texts": "store",
+}
+
 __all__ = [
     "CorpusSource",
     "CurateConfig",
+    "Curated",
     "Document",
     "FileSource",
     "FilterConfig",
@@ -31,4 +51,16 @@ __all__ = [
     "PackagedSource",
     "Rejected",
     "SourceConfig",
+    "curate",
+    "fingerprint",
+    "read_documents",
+    "read_files",
+    "read_rejected",
+    "read_texts",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{LATER[name]}"), name)

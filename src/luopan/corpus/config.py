@@ -165,7 +165,7 @@ class FilterConfig(_Frozen):
 class HeldOutConfig(_Frozen):
     """Documents kept away from training, to measure on. Chosen by a hash of the id, so more data moves nothing over."""
 
-    fraction: Fraction = 0.02
+    fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     min_documents: Count = Field(default=8, description="per source, where it has twice as many")
     max_bytes: Bytes | None = Field(default=1_000_000, description="per source; what is over it is trained on")
 

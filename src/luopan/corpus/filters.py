@@ -4,9 +4,9 @@ Thresholds and definitions are Gopher's (Rae et al. 2021, arXiv:2112.11446, sect
 (`words.py`); `repetition.py` holds the rules about repeated lines and n-grams. Rules about word length and English stop
 words are left out for scripts that are written without spaces.
 
-Against datatrove 0.10 with spaCy, on 300 raw English web pages: the same documents kept and dropped, 40 times as fast. Two
-differences are meant: `alphabetic_words` counts words only (theirs counts punctuation marks as words without letters), and
-a top n-gram must occur twice to count.
+Against datatrove 0.10 with spaCy, on 300 raw English web pages: the same documents kept and dropped, 40 times as fast.
+Two differences are meant and were left out of that comparison: `alphabetic_words` counts words only (theirs counts
+punctuation marks as words without letters), and a top n-gram must occur twice to count.
 """
 
 from __future__ import annotations

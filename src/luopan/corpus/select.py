@@ -34,7 +34,7 @@ def held_out(keys: np.ndarray, sizes: np.ndarray, config: HeldOutConfig) -> np.n
 
     Never more than half of the documents, and never more than `max_bytes` but for the first document.
     """
-    count = int((keys < np.uint64(min(config.fraction * 2.0**64, 2.0**64 - 1024))).sum())
+    count = int((keys < np.uint64(config.fraction * 2.0**64)).sum())  # the fraction is at most a half
     count = min(max(count, config.min_documents), len(keys) // 2)
     chosen = np.zeros(len(keys), bool)
     order = np.argsort(keys, kind="stable")[:count]

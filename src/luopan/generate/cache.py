@@ -47,7 +47,7 @@ class SlotCache:
     """A slot per running request, for one new token per request and step.
 
     Slots 0..active-1 run. `lengths` [slots] int64 counts the tokens each holds; `advance` adds one to each after a
-    step. Memory is slots * capacity * layers * 2 * Hkv * D elements, the capacity growing with the longest request.
+    step. Positions beyond a request's length hold old or zero values, always finite ones. Memory is slots * capacity * layers * 2 * Hkv * D elements, the capacity growing with the longest request.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class SlotCache:
         room = max(-(-positions // _GRANULE) * _GRANULE, self.capacity * 3 // 2)
         shape = list(self._block.shape)
         shape[4] = room
-        block = self._block.new_empty(shape)
+        # Zeros and not whatever is there: a masked key has weight 0, and 0 times NaN is NaN.
+        block = self._block.new_zeros(shape)
         held = self.longest
         block[:, :, : self.active, :, :held] = self._block[:, :, : self.active, :, :held]
         self._block = block

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from luopan.errors import DataError, RecipeError
+from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.cache import PromptCache, SlotCache
 from luopan.generate.config import SamplingParams
 from luopan.generate.rows import Rows
@@ -261,8 +261,14 @@ class _Run:
         if on_token is not None:
             asked = self._tell(rows, tokens, logprobs, stopped, on_token)
             stopped, ended = stopped | asked, ended | asked
-        if not bool(ended.any()):
+        broken = logprobs.isnan()
+        if not bool((ended | broken).any()):
             return
+        if bool(broken.any()):
+            raise ModelError(
+                "the model's output is not a number, so no token can be chosen",
+                hint="its training has diverged or its weights are damaged; go back to an earlier checkpoint",
+            )
         gone = (ended.nonzero()[:, 0] + rows.start).tolist()
         for row, by_stop in zip(gone, stopped[ended].tolist()):
             count = int(self.rows.generated[row])

@@ -89,13 +89,15 @@ def warp(logits: Tensor, params: SamplingParams, seen: Tensor | None = None) -> 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row from softmax(logits [B, V]) with uniform [B, 1] in [0, 1): tokens [B], their logprobs [B].
 
-    A token of probability zero is never drawn: the threshold is kept below the last cumulative sum.
+    A token of probability zero is never drawn: the threshold is kept below the last cumulative sum. Logits that are no
+    numbers give a logprob that is none.
     """
     probabilities = logits.softmax(-1)
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1:]
     threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, threshold, right=True)  # the first whose sum is above it
+    tokens = tokens.clamp_(max=logits.shape[-1] - 1)
     return tokens[:, 0], probabilities.gather(-1, tokens)[:, 0].log()
 
 

@@ -1,8 +1,8 @@
 """What this machine has, how fast it is, and what is missing: `luopan doctor`.
 
 Everything is looked up or measured in a few seconds: a matrix product per device (the bar for training speed), the
-write speed of the disk that runs live on (checkpoints), cores and memory as the system grants them (containers often see more
-than they may use). Limits: one number per device, measured while whatever else runs; no network is used.
+write speed of the disk that runs live on (checkpoints), cores and memory as the system grants them (containers often
+see more than they may use). Limits: one number per device, measured while whatever else runs; no network is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -105,13 +104,11 @@ def examine(runs: Path = Path("runs")) -> Diagnosis:
 
 def _shortages(found: Diagnosis) -> list[str]:
     said = []
-    if sys.version_info < (3, 11):
-        said.append(f"Python {found.python} is too old: 3.11 or later is needed")
     said += [f"the package {name} is missing" for name in REQUIRED if name not in found.packages and name != "torch"]
     if found.memory_bytes < LEAST_MEMORY:
-        said.append(f"only {found.memory_bytes / 1e9:.1f} GB of memory: the quickstart needs {LEAST_MEMORY / 1e9:.0f} GB")
+        said.append(f"only {found.memory_bytes / 1e9:.1f} GB of memory: {LEAST_MEMORY / 1e9:.0f} GB are needed")
     if found.disk_free_bytes < LEAST_DISK:
-        said.append(f"only {found.disk_free_bytes / 1e9:.1f} GB free at {found.disk_path}: runs need room for checkpoints")
+        said.append(f"only {found.disk_free_bytes / 1e9:.1f} GB free at {found.disk_path}: too little for checkpoints")
     return said
 
 
@@ -182,7 +179,7 @@ def _torch_facts(problems: list[str]) -> tuple[str | None, float | None, int, li
 
 
 def matmul_flops(device: Any, dtype: Any, *, size: int = 1024, seconds: float = 0.4) -> float:
-    """Floating-point operations per second of square matrix products [size, size] on a device; the best of its rounds."""
+    """Floating-point operations per second of matrix products [size, size] on a device; the best of its rounds."""
     import torch
 
     a = torch.randn(size, size, device=device).to(dtype)

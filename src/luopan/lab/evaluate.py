@@ -1,6 +1,7 @@
 """Asks a finished model held-out questions of some skills and grades the answers: what `luopan eval` does.
 
-The questions are those that the stages ask (same seed, split "test"), so the figures can be compared with a run's report.
+The questions are those that the stages ask (same seed, split "test"), so the figures can be compared with a run's
+report.
 Limits: procedural skills only; the spread given is over the questions, not over training seeds.
 """
 
@@ -33,7 +34,8 @@ def evaluate_skills(
 ) -> SkillReport:
     """Accuracy, stop rate and format of `model` on `cases` held-out questions of each task.
 
-    `thinking` None asks as the skill does by default, True or False asks all questions so. Raises RecipeError for an unknown task.
+    `thinking` None asks as the skill does by default, True or False asks all questions so. Raises RecipeError for an
+    unknown task.
     """
     known = skill_names()
     for task in tasks:

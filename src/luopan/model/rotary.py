@@ -18,8 +18,8 @@ from luopan.model.config import ModelConfig, RopeScaling
 
 def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     """Angles per position, [D/2] fp32, and the factor that cosines and sines are multiplied with (1 but for yarn)."""
-    size = config.head_size
-    plain = 1.0 / (config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.int64).float() / size))
+    size = config.head_size  # on the CPU whatever the default device: a model may be built on "meta"
+    plain = 1.0 / (config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float() / size))
     scaling = config.rope_scaling
     if scaling is None:
         return plain, 1.0
@@ -45,8 +45,8 @@ def _yarn(config: ModelConfig, scaling: RopeScaling) -> Tensor:
     low, high = max(low, 0.0), min(high, size - 1.0)
     if low == high:
         high += 0.001  # a ramp of no width would divide by zero
-    interpolate = ((torch.arange(size // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
-    wavelength = config.rope_theta ** (torch.arange(0, size, 2).float() / size)
+    interpolate = ((torch.arange(size // 2, dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
+    wavelength = config.rope_theta ** (torch.arange(0, size, 2, device="cpu").float() / size)
     return interpolate / (scaling.factor * wavelength) + (1 - interpolate) / wavelength
 
 
@@ -77,7 +77,7 @@ class RotaryTable:
 
     def __init__(self, config: ModelConfig) -> None:
         self.frequencies, self.scale = inverse_frequencies(config)
-        self._cos = self._sin = torch.empty(0, config.head_size // 2)
+        self._cos = self._sin = torch.empty(0, config.head_size // 2, device="cpu")
 
     def __call__(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """position_ids [B, T] -> cosines and sines, [B, T, 1, D/2] fp32, to be broadcast over heads."""
@@ -94,5 +94,5 @@ class RotaryTable:
     def _grow(self, needed: int) -> None:
         length = max(256, 1 << (needed - 1).bit_length())  # doubling: a decoding loop grows it rarely
         with torch.inference_mode(False), torch.no_grad():
-            angles = torch.arange(length).float()[:, None] * self.frequencies.cpu()
+            angles = torch.arange(length, device="cpu").float()[:, None] * self.frequencies
             self._cos, self._sin = angles.cos() * self.scale, angles.sin() * self.scale

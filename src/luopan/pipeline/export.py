@@ -1,7 +1,7 @@
 """Copies a model out of a run: a Hugging Face folder that says where it came from.
 
-The folder loads with `transformers` and with luopan; `luopan_lineage.json` in it holds every artifact behind the model. The
-copy is checked against the manifest's checksums first and appears whole or not at all.
+The folder loads with `transformers` and with luopan; `luopan_lineage.json` in it holds every artifact behind the
+model. The copy is checked against the manifest's checksums first and appears whole or not at all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A stage's folders: `<stage>.partial/` while it is made, `<stage>/` when it is whole.
 
 A partial folder says in `.stage.json` what it was begun for. One of the same identity is gone on with; one of another
-identity is thrown away. A partial folder with a valid manifest is a stage that was killed between its last write and the
-rename: it only has to be renamed.
+identity is thrown away. A partial folder with a valid manifest is a stage that was killed between its last write and
+the rename: it only has to be renamed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StageFolders:
             raise ArtifactError(
                 "a folder with the name of a stage, but no manifest in it: luopan did not make it",
                 where=self.final,
-                hint=f"Move it away, run under another name with name=OTHER, or throw it away with --fresh {self.name}.",
+                hint=f"Move it away, choose another run with name=OTHER, or throw it away with --fresh {self.name}.",
             )
         return verify_folder(self.final, checksums=False)
 

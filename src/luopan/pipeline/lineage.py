@@ -1,7 +1,7 @@
 """Where a model came from: every artifact behind it, back to the data, with settings and versions.
 
-Follows the inputs that each manifest records. A folder that was made again since, or is gone, is said to be so: the record
-stays true, the folder no longer shows it. An exported folder carries its lineage in `luopan_lineage.json`.
+Follows the inputs that each manifest records. A folder that was made again since, or is gone, is said to be so: the
+record stays true, the folder no longer shows it. An exported folder carries its lineage in `luopan_lineage.json`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def lineage(path: Path | str) -> list[LineageStep]:
     """
     folder = Path(path)
     if (folder / EXPORTED).is_file():
-        steps = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
-        return [LineageStep(**step) for step in steps]
+        kept = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
+        return [LineageStep(**step) for step in kept]
     if not (folder / "manifest.json").is_file() and (folder.parent / "manifest.json").is_file():
         folder = folder.parent
     steps: dict[str, LineageStep] = {}

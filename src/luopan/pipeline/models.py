@@ -66,7 +66,7 @@ def _from_hub(name: str) -> Path:
 
 
 def resolve_model(model: str | Path, *, device: Any = None) -> tuple[Decoder, Any]:
-    """Loads MODEL → (decoder in fp32 and evaluation mode, tokenizer), on `device` (default: a GPU where there is one)."""
+    """Loads MODEL: (decoder in fp32, evaluation mode; tokenizer), on `device` (default: a GPU where there is one)."""
     folder = model_folder(model)
     from luopan.model.hf import load as load_decoder
     from luopan.tokens.tokenizer import load_tokenizer

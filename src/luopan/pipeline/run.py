@@ -1,8 +1,8 @@
 """Runs a recipe: every stage in order, skipping what is done, going on with what was begun.
 
 A run lives in `runs/<name>/`, one folder per stage. Whether a stage is done is decided by its identity alone
-(`identity.py`), so a changed setting redoes that stage and those that follow, and nothing else. The run's folder is locked
-meanwhile. What a stage does is the stage's business; what is kept, resumed and replaced is decided here and in
+(`identity.py`), so a changed setting redoes that stage and those that follow, and nothing else. The run's folder is
+locked meanwhile. What a stage does is the stage's business; what is kept, resumed and replaced is decided here and in
 `folders.py`.
 """
 

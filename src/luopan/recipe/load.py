@@ -153,4 +153,3 @@ def _stage_name_problems(located: Located, model: type[BaseModel]) -> list[Probl
             continue
         problems.append(Problem(located.location(path), f"stages.{name}", message))
     return problems
-

@@ -1,7 +1,7 @@
 """`recipe.lock.yaml`: the recipe a run was made with, overrides applied, and the software that made it.
 
-The file is itself a recipe: `luopan run runs/quickstart/recipe.lock.yaml` does the same again. Under `lock` it holds what
-is not part of a recipe: source, overrides, versions and every setting with its default filled in.
+The file is itself a recipe: `luopan run runs/quickstart/recipe.lock.yaml` does the same again. Under `lock` it holds
+what is not part of a recipe: source, overrides, versions and every setting with its default filled in.
 """
 
 from __future__ import annotations

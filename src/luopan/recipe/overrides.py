@@ -50,7 +50,7 @@ def _resolve(left: str, data: dict[str, Any], model: type[BaseModel]) -> tuple[K
     roots = fields_of(model)
     stages = child(data, "stages")
     stages = stages if isinstance(stages, Mapping) else {}
-    head, _, rest = left.partition(".")
+    head = left.partition(".")[0]
     if head not in roots and head in stages:
         left, head = f"stages.{left}", "stages"
     if head not in roots:

@@ -89,7 +89,7 @@ def data_path(loc: Sequence[Any], data: object, kind: str = "") -> KeyPath:
     """Pydantic's location without what is not in the data (tags of unions, names of validators)."""
     path: list[Any] = []
     for position, key in enumerate(loc):
-        inside = isinstance(data, dict) and key in data or isinstance(data, list) and isinstance(key, int)
+        inside = (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int))
         if inside:
             path.append(key)
             data = child(data, key)

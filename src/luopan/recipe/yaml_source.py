@@ -2,8 +2,8 @@
 
 The text goes through PyYAML's compose step only: nodes carry their line, and the values are built here. So every key
 and value of a recipe has a `Location`, a key written twice is refused (PyYAML keeps the last one in silence), and
-scalars follow YAML 1.2's core schema: `1e-3` is a number (PyYAML reads it as text), `on`, `off`, `yes` and `no` are text (PyYAML
-reads them as booleans), and `012` is twelve.
+scalars follow YAML 1.2's core schema: `1e-3` is a number (PyYAML reads it as text), `on`, `off`, `yes` and `no` are
+text (PyYAML reads them as booleans), and `012` is twelve.
 
 Limits: no tags (`!!python/...`), no merge keys (`<<`), one document per file. Anchors and aliases work.
 """

@@ -1,9 +1,9 @@
 """Groups of answers to prompts, graded: what the policy did, and what it was worth.
 
 A rollout's log-probabilities are those of the distribution it was sampled from; the feed asserts before the first
-update that the trainer computes the same ones. A verdict of None (the grader failed) takes the answer out of its group
-instead of counting it as wrong. Groups whose rewards are all equal teach nothing: they are counted and, where asked for,
-replaced by another draw of prompts.
+update that the trainer computes the same ones. A verdict of None (the grader failed) takes the answer out of its
+group instead of counting as wrong. Groups whose rewards are all equal teach nothing: they are counted and, where asked
+for, replaced by another draw of prompts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled answer. `tokens` end with the stop token if `finish_reason` is "stop": it is trained like the rest."""
+    """One sampled answer. `tokens` end with the stop token if `finish_reason` is "stop"; it is trained like the rest."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]

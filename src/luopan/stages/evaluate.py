@@ -46,7 +46,7 @@ class Evaluate:
         report = StageReport(
             kind="eval",
             name=out.name,
-            summary=f"{len(names)} models on the same held-out questions, greedy; before is {names[0]}, after {names[-1]}.",
+            summary=f"{len(names)} models on the same held-out questions; before is {names[0]}, after {names[-1]}.",
             figures=figures,
             pictures=[heat_table(scores)] if spec.suite.tests else [],
             samples=samples,

@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation: the model answers, a verifier grades, what was better than its group is made likelier.
+"""Group-relative policy optimisation: the model answers, a verifier grades, what beat its group is made likelier.
 
 Rewards come from the task's own verifier; a small reward for a well-formed thinking block may be added. Held-out cases
 are graded greedily before and after; reward and length of the answers are plotted, because a length that runs away is
@@ -88,7 +88,7 @@ class Grpo:
         report = StageReport(
             kind="grpo",
             name=out.name,
-            summary=f"{result.steps} updates, each on {spec.num_generations} answers to {spec.prompts_per_step} prompts "
+            summary=f"{result.steps} updates on {spec.num_generations} answers to each of {spec.prompts_per_step} prompts "
             f"of {', '.join(task.skill for task in spec.tasks)}, graded by their verifiers.",
             figures=figures,
             pictures=[skill_bars("Held-out skills", before, after, (chat.origin, out.name))]

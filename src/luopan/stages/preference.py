@@ -18,7 +18,8 @@ import torch
 
 from luopan.corpus.skills import Pair, flaw_cases, generate_cases, generate_pairs
 from luopan.errors import DataError
-from luopan.evals.skills import run_cases
+from luopan.evals.skills import standard_error
+from luopan.evals.verifiers import grade
 from luopan.generate.config import SamplingParams
 from luopan.recipe.specs import PreferenceSpec
 from luopan.report.data import Figure, Note, SetAside, StageReport
@@ -39,7 +40,7 @@ from luopan.stages.measure import SUITE_SEED, engine_of, run_suite, samples_of, 
 from luopan.stages.packed import PackedFeed, pack_pairs
 from luopan.stages.rows import read_rows
 from luopan.tokens.batch import collate
-from luopan.tokens.chat import Conversation, encode_chats
+from luopan.tokens.chat import Conversation, encode_chats, encode_prompts
 from luopan.tokens.example import Example
 from luopan.train.device import pick_device
 from luopan.train.loop import fit
@@ -103,7 +104,7 @@ class Preference:
         report = StageReport(
             kind="preference",
             name=out.name,
-            summary=f"{len(train_pairs)} pairs, {spec.loss_type} with beta {spec.beta:g}; the reference is {chat.origin}.",
+            summary=f"{len(train_pairs)} pairs, {spec.loss_type}, beta {spec.beta:g}; the reference is {chat.origin}.",
             figures=figures,
             pictures=[skill_bars("Held-out skills", before["suite"], after["suite"], (chat.origin, out.name))]
             if spec.suite.tests
@@ -209,37 +210,55 @@ def _measure(
         "pairs": len(scores),
     }
     if spec.path is None and spec.flaw_cases:
-        cases = [
-            case
-            for skill in ("talk", "identity")
-            for case in generate_cases(skill, spec.flaw_cases // 2, SUITE_SEED, "test", thinking=0.0)
-        ]
-        # Temperature 1: greedy decoding hides a flaw that sits in a third of the answers.
-        params = SamplingParams(max_new_tokens=64, temperature=1.0)
-        report = run_cases(
-            engine_of(chat), chat.tokenizer, flaw_cases(cases, spec.flaw), params=params, seed=SUITE_SEED
-        )
-        right = run_cases(engine_of(chat), chat.tokenizer, cases, params=params, seed=SUITE_SEED)
-        result["flawless"] = report.to_dict()["total"]
-        result["right"] = right.to_dict()["total"]
+        result |= sampled_answers(chat, spec)
     return result
+
+
+def sampled_answers(chat: Chat, spec: PreferenceSpec) -> dict[str, list[float]]:
+    """One sampled answer to each held-out question: is it without the flaw, does it say the right thing (0 or 1)?
+
+    Temperature 1, because greedy decoding hides a flaw that sits in a third of the answers. Question i draws the same
+    random numbers before and after, so the two can be compared one by one.
+    """
+    cases = [
+        case
+        for skill in ("talk", "identity")
+        for case in generate_cases(skill, spec.flaw_cases // 2, SUITE_SEED, "test", thinking=0.0)
+    ]
+    prompts = encode_prompts(chat.tokenizer, [Conversation(case.messages) for case in cases])
+    params = SamplingParams(max_new_tokens=64, temperature=1.0)
+    completions = engine_of(chat).generate(prompts, params, seed=SUITE_SEED)
+    texts = [chat.tokenizer.decode(completion.tokens, skip_special_tokens=True) for completion in completions]
+    flawless = [grade(case, text).score or 0.0 for case, text in zip(flaw_cases(cases, spec.flaw), texts)]
+    return {"flawless": flawless, "right": [grade(case, text).score or 0.0 for case, text in zip(cases, texts)]}
+
+
+def win_rate(before: Sequence[float], after: Sequence[float]) -> float:
+    """Share of questions on which the later answer is the better one; a tie counts half."""
+    return sum(0.5 + 0.5 * ((new > old) - (new < old)) for old, new in zip(before, after)) / len(after)
 
 
 def _figures(before: dict[str, Any], after: dict[str, Any]) -> list[Figure]:
     figures = []
     if "flawless" in after:
+        n = len(after["flawless"])
+        figures.append(
+            Figure(name="win rate over its input", before=0.5, after=win_rate(before["flawless"], after["flawless"]),
+                   unit="%", n=n, help="sampled answers to held-out questions, one with the flaw loses; ties count half")
+        )  # fmt: skip
         for key, name, text in (
             ("flawless", "answers without the flaw", "sampled at temperature 1 on held-out questions"),
             ("right", "right answers, sampled", "the same questions, graded for what is said"),
         ):
             old, new = before[key], after[key]
             figures.append(
-                Figure(name=name, before=old["accuracy"], after=new["accuracy"], unit="%", stderr_before=old["stderr"],
-                       stderr_after=new["stderr"], n=new["scored"], help=text)
+                Figure(name=name, before=sum(old) / n, after=sum(new) / n, unit="%", stderr_before=standard_error(old),
+                       stderr_after=standard_error(new), n=n, help=text)
             )  # fmt: skip
     n = after["pairs"]
     figures += [
         Figure(name="held-out pairs ranked right", before=before["ranked"], after=after["ranked"], unit="%", n=n,
+               headline="flawless" not in after,
                help="log-probability of the chosen answer above that of the rejected one"),
         Figure(name="reward margin", before=before["margin"], after=after["margin"], unit="nats", n=n, headline=False,
                help="held-out pairs, against the reference; no proof of a better model"),

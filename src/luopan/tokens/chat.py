@@ -10,7 +10,8 @@ saw when it learned. The rules that keep a model from going wrong silently are c
 - nothing is dropped: thinking that the template has no place for, unknown keys and pictures are errors.
 
 Templates without `{% generation %}` (most that come with downloaded models) work where each turn's prompt is a prefix
-of the whole text; those that rewrite earlier turns (Qwen3) only with `turns="last"`. Limit: earlier turns keep their thinking in training (`keep_thinking`), at inference they lose it.
+of the whole text; those that rewrite earlier turns (Qwen3) only with `turns="last"`. Limit: earlier turns keep
+their thinking in training (`keep_thinking`), at inference they lose it.
 """
 
 from __future__ import annotations

@@ -152,9 +152,9 @@ def mark_turns(pieces: Sequence[Piece], prompts: Sequence[str], ends: Sequence[s
     for prompt, end in zip(prompts, ends, strict=True):
         if not (text.startswith(end) and end.startswith(prompt)):
             hint = (
-                "the template rewrites earlier turns; put {% generation %} around the answer, or use Luopan's template"
+                'train on the last turn only (turns="last"), or use a template with {% generation %} around the answer'
             )
-            raise DataError("cannot tell what the assistant says in this chat template", where=where, hint=hint)
+            raise DataError("the chat template rewrites earlier turns once others follow", where=where, hint=hint)
         cuts.append((len(prompt), len(end.rstrip())))
     marked, at = [], 0
     for piece in pieces:

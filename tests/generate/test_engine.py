@@ -1,0 +1,251 @@
+"""The engine against transformers, against itself alone, and against the trainer's log-probabilities."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from luopan.errors import DataError, ModelError, RecipeError
+from luopan.generate.config import SamplingParams
+from luopan.generate.engine import Engine
+from luopan.generate.sampling import warp
+from luopan.model.decoder import Decoder
+from luopan.objectives.logprobs import token_logprobs
+
+EOS = 7
+
+
+def ragged_prompts(count: int, longest: int = 40) -> list[list[int]]:
+    draw = random.Random(3)
+    return [[draw.randrange(384) for _ in range(draw.randint(1, longest))] for _ in range(count)]
+
+
+def test_greedy_equals_transformers(model: Decoder, tmp_path: Path) -> None:
+    """Token for token, stop token included, on the exported weights."""
+    transformers = pytest.importorskip("transformers")
+    from luopan.model import hf
+
+    hf.save(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    prompts = ragged_prompts(12)
+    ours = Engine(model, eos_ids=[EOS], max_batch=5).generate(
+        prompts, SamplingParams(temperature=0, max_new_tokens=30, stop_token_ids=(11,))
+    )
+    for prompt, completion in zip(prompts, ours):
+        ids = torch.tensor([prompt])
+        expected = theirs.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=30,
+            eos_token_id=[EOS, 11],
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        assert completion.tokens == expected
+        assert (completion.finish_reason == "stop") == (expected[-1] in (EOS, 11))
+    reasons = {completion.finish_reason for completion in ours}
+    assert len({tuple(c.tokens) for c in ours}) > 6, "the comparison would show nothing if all answers were the same"
+    assert "length" in reasons
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(max_new_tokens=25),
+        SamplingParams(max_new_tokens=25, temperature=0.8, top_k=30, top_p=0.95, min_p=0.01, repetition_penalty=1.2),
+    ],
+    ids=["plain", "filtered"],
+)
+def test_a_request_says_the_same_in_any_company(model: Decoder, params: SamplingParams) -> None:
+    """Alone, in a small batch with others waiting, in one large batch, and in another order."""
+    prompts = ragged_prompts(30)
+    prompts += [prompts[4]] * 6  # equal prompts share their reading, not their random numbers
+    stops = list(range(0, 384, 24))  # about one token in 24 ends a request, so they end at all times
+
+    def run(order: list[int], **settings: int) -> dict[int, Any]:
+        engine = Engine(model, eos_ids=stops, **settings)
+        done = engine.generate([prompts[i] for i in order], params, seed=5, request_ids=order)
+        return dict(zip(order, done))
+
+    order = list(range(len(prompts)))
+    together = run(order, max_batch=64)
+    shuffled = random.Random(0).sample(order, len(order))
+    for other in (run(shuffled, max_batch=7), run(order, max_batch=16, max_prefill_tokens=1)):
+        for i in order:
+            assert other[i].tokens == together[i].tokens
+            assert other[i].finish_reason == together[i].finish_reason
+            assert other[i].logprobs == pytest.approx(together[i].logprobs, abs=1e-4)
+    for i in order[::5]:
+        assert run([i])[i].tokens == together[i].tokens
+    lengths = {len(completion.tokens) for completion in together.values()}
+    assert len(lengths) > 5 and {c.finish_reason for c in together.values()} == {"stop", "length"}
+    same_prompt = [tuple(together[i].tokens) for i in (4, *order[-6:])]
+    assert len(set(same_prompt)) > 4
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_logprobs_are_those_the_trainer_computes(model: Decoder, temperature: float) -> None:
+    prompts = ragged_prompts(20)
+    params = SamplingParams(max_new_tokens=40, temperature=temperature)
+    for prompt, done in zip(prompts, Engine(model, eos_ids=[EOS], max_batch=6).generate(prompts, params, seed=0)):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + done.tokens]))[0, len(prompt) - 1 : -1]
+        expected = token_logprobs(logits, torch.tensor(done.tokens), temperature)
+        torch.testing.assert_close(torch.tensor(done.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_logprobs_of_filtered_sampling_are_those_of_the_filtered_distribution(model: Decoder) -> None:
+    params = SamplingParams(max_new_tokens=20, temperature=0.9, top_k=5, repetition_penalty=1.5)
+    prompt = ragged_prompts(1)[0]
+    (done,) = Engine(model, eos_ids=[]).generate([prompt], params, seed=0)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + done.tokens]))[0]
+    seen = torch.zeros(1, 384, dtype=torch.bool)
+    seen[0, prompt] = True
+    for place, (token, logprob) in enumerate(zip(done.tokens, done.logprobs), len(prompt) - 1):
+        kept = warp(logits[place : place + 1], params, seen)
+        assert int(kept.isfinite().sum()) == 5
+        assert logprob == pytest.approx(kept.log_softmax(-1)[0, token].item(), abs=1e-4)
+        seen[0, token] = True
+
+
+def test_greedy_logprobs_are_the_models_own(model: Decoder) -> None:
+    prompt = ragged_prompts(1)[0]
+    (done,) = Engine(model, eos_ids=[]).generate([prompt], SamplingParams(temperature=0, max_new_tokens=10))
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + done.tokens]))[0, len(prompt) - 1 : -1]
+    torch.testing.assert_close(torch.tensor(done.logprobs), logits.log_softmax(-1).amax(-1), atol=1e-5, rtol=0)
+
+
+def test_the_end_of_the_context_ends_a_request(model: Decoder) -> None:
+    prompts = [[1] * 90, [2] * 95, [3] * 10]
+    done = Engine(model, eos_ids=[]).generate(prompts, SamplingParams(max_new_tokens=50), seed=0)
+    assert [len(completion.tokens) for completion in done] == [6, 1, 50]
+    assert {completion.finish_reason for completion in done} == {"length"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "empty"), ([1] * 96, "96 tokens and the model's context is 96"), ([384], "outside"), ([-1], "outside")],
+)
+def test_prompts_that_cannot_be_answered_are_refused(model: Decoder, prompt: list[int], message: str) -> None:
+    engine = Engine(model, eos_ids=[])
+    with pytest.raises(DataError, match=message):
+        engine.generate([prompt], SamplingParams())
+    with pytest.raises(DataError, match="prompt 2 of 2"):
+        engine.generate([[1], prompt], SamplingParams())
+
+
+def test_seeds(model: Decoder) -> None:
+    engine, prompts = Engine(model, eos_ids=[]), ragged_prompts(2)
+    bare, seeded = SamplingParams(max_new_tokens=20), SamplingParams(max_new_tokens=20, seed=9)
+
+    def said(params: SamplingParams, seed: int | None = None) -> list[list[int]]:
+        return [completion.tokens for completion in engine.generate(prompts, params, seed=seed)]
+
+    assert said(bare, 9) == said(seeded) == said(seeded, 9) != said(bare, 8)
+    assert said(bare) != said(bare)
+    with pytest.raises(RecipeError, match="two seeds"):
+        said(seeded, 8)
+
+
+def test_a_listener_hears_every_token_and_may_end_a_request(model: Decoder) -> None:
+    prompts = ragged_prompts(9)
+    engine = Engine(model, eos_ids=[EOS], max_batch=4)
+    params = SamplingParams(max_new_tokens=15, seed=1)
+    heard: dict[int, list[int]] = {i: [] for i in range(9)}
+    free = engine.generate(prompts, params)
+
+    def listen(request: int, token: int, logprob: float) -> bool:
+        heard[request].append(token)
+        assert logprob <= 0
+        return request == 2 and len(heard[2]) == 4
+
+    done = engine.generate(prompts, params, on_token=listen)
+    assert [completion.tokens for completion in done] == list(heard.values())
+    assert done[2].tokens == free[2].tokens[:4] and done[2].finish_reason == "stop"
+    assert [c.tokens for i, c in enumerate(done) if i != 2] == [c.tokens for i, c in enumerate(free) if i != 2]
+
+
+def test_a_stream_is_the_same_tokens(model: Decoder) -> None:
+    prompts = ragged_prompts(6)
+    engine = Engine(model, eos_ids=[EOS], max_batch=4)
+    params = SamplingParams(max_new_tokens=15, seed=1)
+    said: dict[int, list[int]] = {i: [] for i in range(6)}
+    reasons = {}
+    for item in engine.stream(prompts, params):
+        assert not torch.is_inference_mode_enabled(), "the engine's mode must not leak into its consumer"
+        assert item.request not in reasons
+        said[item.request].append(item.token)
+        if item.finish_reason:
+            reasons[item.request] = item.finish_reason
+    done = engine.generate(prompts, params)
+    assert [completion.tokens for completion in done] == list(said.values())
+    assert [completion.finish_reason for completion in done] == [reasons[i] for i in range(6)]
+
+
+def test_equal_prompts_are_read_once_and_finished_rows_leave(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    hidden = model.hidden
+
+    def spy(ids: torch.Tensor, *arguments: object, **named: object) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return hidden(ids, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "hidden", spy)
+    prompts = [[5, 6, 7]] * 8 + [[1, 2]] * 8
+    stops = list(range(0, 384, 12))
+    done = Engine(model, eos_ids=stops, max_batch=16).generate(prompts, SamplingParams(max_new_tokens=30), seed=0)
+    assert shapes[0] == (2, 3)
+    fed = sum(rows for rows, _ in shapes[1:])
+    assert fed == sum(len(completion.tokens) - 1 for completion in done), "a row that has ended was still computed"
+
+
+def test_running_requests_take_in_waiting_ones(scripted: Callable[..., Any]) -> None:
+    engine = Engine(scripted([1, 2, 3, EOS]), eos_ids=[EOS], max_batch=2)
+    done = engine.generate([[1]] * 3 + [[1, 2]] * 4, SamplingParams(temperature=0, max_new_tokens=9))
+    assert [completion.tokens for completion in done] == [[2, 3, EOS]] * 3 + [[3, EOS]] * 4
+
+
+def test_weights_may_change_between_calls(model: Decoder) -> None:
+    changing = copy.deepcopy(model)
+    engine, params = Engine(changing, eos_ids=[]), SamplingParams(temperature=0, max_new_tokens=12)
+    before = engine.generate([[1, 2, 3]], params)[0].tokens
+    changing.reset_parameters(1)
+    assert engine.generate([[1, 2, 3]], params)[0].tokens != before
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_broken_model_is_an_error(model: Decoder, temperature: float) -> None:
+    broken = copy.deepcopy(model)
+    torch.nn.init.constant_(broken.norm.weight, math.nan)
+    with pytest.raises(ModelError, match="not a number"):
+        Engine(broken, eos_ids=[]).generate([[1, 2]], SamplingParams(temperature=temperature))
+
+
+def test_memory_left_behind_by_others_is_never_read(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beyond a request's own length must not matter, not even if it was NaN before."""
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *a, **k: x.new_full(*a, fill_value=math.nan, **k))
+    prompts = ragged_prompts(8)
+    for completion in Engine(model, eos_ids=[]).generate(prompts, SamplingParams(max_new_tokens=70), seed=0):
+        assert all(map(math.isfinite, completion.logprobs))
+
+
+def test_no_prompts_no_completions(model: Decoder) -> None:
+    assert Engine(model, eos_ids=[]).generate([], SamplingParams()) == []
+
+
+def test_settings_that_cannot_work_are_refused(model: Decoder) -> None:
+    with pytest.raises(RecipeError, match="max_batch"):
+        Engine(model, eos_ids=[], max_batch=0)
+    with pytest.raises(RecipeError, match="tokenizer"):
+        Engine(model, eos_ids=[]).generate([[1]], SamplingParams(stop=("x",)))
+    with pytest.raises(RecipeError, match="stop token 384"):
+        Engine(model, eos_ids=[384]).generate([[1]], SamplingParams())
