@@ -18,7 +18,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from luopan.tokens.tokenizer import save_tokenizer, train_tokenizer
 
     run = tmp_path_factory.mktemp("runs") / "trial"
-    texts = [f"The quick brown fox jumps over the lazy dog. What is 12 + 34? Who are you? {__doc__}"] * 20
+    texts = [Path(__file__).read_text(encoding="utf-8")] * 20
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=384, min_frequency=1))
     save_tokenizer(tokenizer, run / "tokenizer" / "tokenizer")
     first = build_manifest(run / "tokenizer", kind="tokenizer", name="tokenizer", identity="a" * 64)

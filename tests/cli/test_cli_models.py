@@ -85,7 +85,16 @@ def test_generate_refuses_options_without_effect(sft: str, capsys: Captured) -> 
 
 def test_chat_through_a_pipe(sft: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     saved = tmp_path / "talk.jsonl"
-    turns = ["/system You are a fox.", "Who are you?", "/think on", "12 + 34", f"/save {saved}", "/reset", "/x", "/quit"]
+    turns = [
+        "/system You are a fox.",
+        "Who are you?",
+        "/think on",
+        "12 + 34",
+        f"/save {saved}",
+        "/reset",
+        "/x",
+        "/quit",
+    ]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*turns, "never read"]) + "\n"))
     output = call(capsys, "chat", sft, "--max-new-tokens", "6", "--temperature", "1", "--seed", "1")
     assert "system prompt: You are a fox." in output and "thinking on" in output and "no such command" in output

@@ -15,7 +15,7 @@ from luopan.model.decoder import Decoder
 from luopan.tokens.config import TokenizerConfig
 from luopan.tokens.tokenizer import train_tokenizer
 
-WORDS = "你好 世界 naïve café 🙂🙃 привет 東京都 zażółć 👩‍👩‍👧 the cat sat on a mat and then it ran 12 34 away STOP".split()
+WORDS = "你好 世界 naïve café 🙂🙃 привет 東京都 zażółć 👩‍👩‍👧 the cat sat on a mat and then it ran 12 34 away brown fox jumps over STOP".split()
 
 
 @pytest.fixture(scope="session")

@@ -170,8 +170,10 @@ def main(root: Path, seed: int) -> None:
         assert forked_sitting(kind, root / f"{kind}-alone", None)
         between_saves = (time.perf_counter() - began) * SAVE_STEPS / STEPS
         folder, resumed[kind] = root / f"{kind}-killed", []
-        while not forked_sitting(kind, folder, rng.uniform(0, 1.5 * between_saves)):
+        linger = 0.0  # the first kill comes at once, so that it surely comes before the end
+        while not forked_sitting(kind, folder, linger):
             resumed[kind] += steps_saved(folder / "checkpoints")[-1:]
+            linger = rng.uniform(0, 1.5 * between_saves)
     print(json.dumps(resumed))
 
 

@@ -9,7 +9,8 @@ import pytest
 from recipe_models import TrialRecipe
 
 from luopan.errors import RecipeError
-from luopan.recipe.load import find_recipe, load_recipe
+from luopan.recipe.load import find_recipe, load_recipe, shipped_recipes
+from luopan.recipe.lock import lock_text
 from luopan.recipe.problems import RecipeProblems
 
 GOOD = """\
@@ -188,6 +189,15 @@ def test_finding_a_recipe(tmp_path: Path) -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             find_recipe(name)
+
+
+def test_the_lock_file_of_every_shipped_recipe_is_the_same_recipe(tmp_path: Path) -> None:
+    for name in shipped_recipes():
+        loaded = load_recipe(name)
+        for one in (loaded, load_recipe(loaded.recipe)):
+            path = tmp_path / f"{name}.lock.yaml"
+            path.write_text(lock_text(one, {"python": "3"}), encoding="utf-8")
+            assert load_recipe(path).recipe == loaded.recipe
 
 
 def test_mappings_and_recipe_objects_are_recipes_too(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def chat(
     from luopan.pipeline.models import resolve_model
 
     talker = _ModelTalker(TextGenerator(*resolve_model(model)), params)
+    talker.fits([{"role": "user", "content": "?"}], think)  # a tokenizer without a chat template says so now
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     screen = _Screen(colour=sys.stdout.isatty())
     session = ChatSession(talker, screen.say, screen.write, system=system, thinking=think)

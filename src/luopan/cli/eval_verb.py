@@ -53,8 +53,9 @@ def evaluate(
     if as_json:
         print(json.dumps({"model": model, **report.to_dict()}, ensure_ascii=False, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from luopan.pipeline.reporter import make_console
 
     table = Table(box=None, padding=(0, 2), show_edge=False)
     table.add_column("task")
@@ -63,7 +64,7 @@ def evaluate(
     for name, score in {**report.skills, **({"all": report.total} if len(report.skills) > 1 else {})}.items():
         rates = (score.stop_rate, score.mean_tokens, score.think_on, score.think_off)
         table.add_row(name, _text(score.accuracy), _text(score.stderr), str(score.scored), *map(_text, rates))
-    Console(highlight=False, soft_wrap=True).print(table)
+    make_console().print(table)
 
 
 def _text(value: float | None) -> str:

@@ -26,13 +26,7 @@ if TYPE_CHECKING:
     from luopan.generate.config import SamplingParams
     from luopan.generate.text import Reply, TextGenerator
 
-if TYPE_CHECKING:
-    from luopan.generate.config import SamplingParams
-    from luopan.generate.text import Reply, TextGenerator
-
 app = verb_app()
-
-Request: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 
 Request: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 

@@ -44,17 +44,11 @@ def run(
 
     loaded = load_recipe(recipe, overrides or ())
 
-    from luopan.pipeline.reporter import ConsoleReporter
+    from luopan.pipeline.reporter import ConsoleReporter, make_console
     from luopan.pipeline.run import run as run_recipe
 
-    console = None
-    if as_json:
-        from rich.console import Console
-
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-    result = run_recipe(
-        loaded, until=until, only=only or (), fresh=fresh or (), runs=runs, reporter=ConsoleReporter(console)
-    )
+    reporter = ConsoleReporter(make_console(stderr=as_json))
+    result = run_recipe(loaded, until=until, only=only or (), fresh=fresh or (), runs=runs, reporter=reporter)
     if as_json:
         shown = {"kind", "identity", "content", "seconds", "metrics"}
         stages = {

@@ -72,9 +72,7 @@ class ConsoleReporter:
     """Prints to the terminal or a pipe with `rich`; a pipe gets plain text without colour."""
 
     def __init__(self, console: Any = None) -> None:
-        from rich.console import Console
-
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or make_console()
 
     def begin(self, name: str, path: Path, stages: Sequence[str]) -> None:
         self._say(f"run {name} in {path}: {', '.join(stages)}", "bold")
@@ -125,6 +123,14 @@ class ConsoleReporter:
 
     def _say(self, text: str, style: str) -> None:
         self.console.print(text, style=style, markup=False)
+
+
+def make_console(*, stderr: bool = False) -> Any:
+    """A console that does not squeeze tables into 80 columns where there is no terminal to be as wide as."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, stderr=stderr, width=200)
 
 
 def _stages(count: int) -> str:

@@ -84,7 +84,7 @@ def load_recipe(
     if isinstance(recipe, BaseModel):
         if overrides:
             raise RecipeError("overrides need a recipe file or a mapping, not a finished recipe object")
-        return LoadedRecipe(recipe, "a recipe object", (), recipe.model_dump(mode="json", exclude_unset=True))
+        return LoadedRecipe(recipe, "a recipe object", (), _as_written(recipe))
     if isinstance(recipe, Mapping):
         located = Located(plain(recipe), "recipe")
     else:
@@ -92,6 +92,15 @@ def load_recipe(
     checked = check_recipe(located, overrides, model)
     assert isinstance(located.data, dict)
     return LoadedRecipe(checked, located.source, tuple(overrides), located.data)
+
+
+def _as_written(recipe: BaseModel) -> dict[str, Any]:
+    """A recipe object as a file would have it: without defaults, and without the corpus section copied to its stages."""
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    for stage in data.get("stages", {}).values():
+        if data.get("corpus") is not None and stage.get("source") == data["corpus"]:
+            del stage["source"]
+    return data
 
 
 def check_recipe(located: Located, overrides: Sequence[str], model: type[BaseModel]) -> Any:

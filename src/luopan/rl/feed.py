@@ -19,6 +19,7 @@ from luopan.artifacts import atomic_write_text
 from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion, Engine
+from luopan.objectives.config import AdvantageScale
 from luopan.rl.rollouts import Group, Prompt, Rollout, advantages
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.tokens.packing import best_fit_decreasing
@@ -35,7 +36,7 @@ class RolloutSettings:
     sampling: SamplingParams
     max_length: int
     micro_batches: int
-    scale_rewards: str
+    scale_rewards: AdvantageScale
     resample_rounds: int
     seed: int
 

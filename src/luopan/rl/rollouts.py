@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luopan.objectives.config import AdvantageScale
 from luopan.objectives.policy import group_advantages
 
 
@@ -76,7 +77,7 @@ class Group:
         }
 
 
-def advantages(groups: Sequence[Sequence[Rollout]], scale: str) -> list[tuple[float, ...]]:
+def advantages(groups: Sequence[Sequence[Rollout]], scale: AdvantageScale) -> list[tuple[float, ...]]:
     """Group-relative advantages of G groups of K answers; an ungraded answer has none (0) and moves no mean."""
     rewards = torch.tensor([[0.0 if r.reward is None else r.reward for r in group] for group in groups])
     valid = torch.tensor([[r.reward is not None for r in group] for group in groups])

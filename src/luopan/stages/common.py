@@ -12,6 +12,7 @@ from luopan.artifacts import Artifact
 from luopan.errors import RecipeError
 from luopan.model import hf
 from luopan.model.decoder import Decoder
+from luopan.tokens.chat import stop_ids
 from luopan.tokens.tokenizer import load_tokenizer, save_tokenizer
 from luopan.train.config import TrainConfig
 from luopan.train.loop import FitResult
@@ -41,7 +42,9 @@ def open_model(artifact: Artifact, device: torch.device) -> Chat:
 
 def save_model(chat: Chat, folder: Path) -> None:
     """Write `folder/model`: a Hugging Face folder with weights, configuration, tokenizer and chat template."""
-    hf.save(chat.model, folder / "model")
+    hf.save(
+        chat.model, folder / "model", eos_token_id=stop_ids(chat.tokenizer), pad_token_id=chat.pad_id
+    )
     save_tokenizer(chat.tokenizer, folder / "model")
 
 

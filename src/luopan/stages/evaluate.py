@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from luopan.artifacts import Artifact, atomic_write_json, atomic_write_text
@@ -34,7 +35,7 @@ class Evaluate:
         scores: dict[str, Any] = {}
         for number, artifact in enumerate(inputs["models"], 1):
             name = artifact.manifest.name
-            scores[name] = out.remember(f"scores-{name}", lambda a=artifact: evaluate(spec, a, corpus))
+            scores[name] = out.remember(f"scores-{name}", partial(evaluate, spec, artifact, corpus))
             out.progress.update(number, accuracy=mean_accuracy(scores[name]["suite"]) or 0.0)
         atomic_write_json(out.path / "scores.json", {n: _without_samples(score) for n, score in scores.items()})
         names = list(scores)

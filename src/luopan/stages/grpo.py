@@ -88,7 +88,7 @@ class Grpo:
         report = StageReport(
             kind="grpo",
             name=out.name,
-            summary=f"{result.steps} updates on {spec.num_generations} answers to each of {spec.prompts_per_step} prompts "
+            summary=f"{result.steps} updates on {spec.num_generations} answers to {spec.prompts_per_step} prompts each "
             f"of {', '.join(task.skill for task in spec.tasks)}, graded by their verifiers.",
             figures=figures,
             pictures=[skill_bars("Held-out skills", before, after, (chat.origin, out.name))]

@@ -165,9 +165,9 @@ def _figures(spec: MidtrainSpec, before: dict[str, Any], after: dict[str, Any], 
             Figure(name=f"bits per byte, {spec.domain}", before=before["bits"].get(spec.domain),
                    after=after["bits"].get(spec.domain), unit="bits/byte", higher_is_better=False, help="the domain")
         )  # fmt: skip
-        others = [{k: v for k, v in part["bits"].items() if k != spec.domain} for part in (before, after)]
-        return figures + [
-            figure.model_copy(update={"name": "bits per byte, the rest" if i == 0 else figure.name})
-            for i, figure in enumerate(bits_figures(*others))
-        ]
+        old_rest, new_rest = (
+            {name: value for name, value in part["bits"].items() if name != spec.domain} for part in (before, after)
+        )
+        rest, *each = bits_figures(old_rest, new_rest)
+        return [*figures, rest.model_copy(update={"name": "bits per byte, the rest"}), *each]
     return figures + bits_figures(before["bits"], after["bits"])

@@ -244,7 +244,7 @@ def _figures(before: dict[str, Any], after: dict[str, Any]) -> list[Figure]:
         n = len(after["flawless"])
         figures.append(
             Figure(name="win rate over its input", before=0.5, after=win_rate(before["flawless"], after["flawless"]),
-                   unit="%", n=n, help="sampled answers to held-out questions, one with the flaw loses; ties count half")
+                   unit="%", n=n, help="sampled answers to held-out questions; the flaw loses, ties count half")
         )  # fmt: skip
         for key, name, text in (
             ("flawless", "answers without the flaw", "sampled at temperature 1 on held-out questions"),

@@ -12,11 +12,12 @@ from typing import Any
 from luopan.artifacts import Artifact
 from luopan.corpus.store import read_texts
 from luopan.errors import DataError, RecipeError
-from luopan.evals.bits import bits_per_byte
+from luopan.evals.bits import bits_per_byte, loss_by_position
 from luopan.report.data import Figure, Line, LineChart, Mark, Mixture
 from luopan.stages.common import Chat
 from luopan.tokens.batch import Batch
 from luopan.tokens.chat import encode_texts
+from luopan.tokens.example import Ids
 from luopan.tokens.order import Consumed, sequence_numbers
 from luopan.tokens.rows import TokenRows
 from luopan.tokens.shards import TokenShards, write_shards
@@ -24,6 +25,7 @@ from luopan.tokens.shards import TokenShards, write_shards
 TRAIN = "corpus/train.parquet"
 HELD_OUT = "corpus/held_out.parquet"
 ENCODE_AT_ONCE = 512  # documents
+POSITION_BUCKETS = 16
 
 
 def source_names(corpus: Artifact) -> list[str]:
@@ -93,7 +95,7 @@ def check_mixture(mixture: Mapping[str, float], names: Sequence[str]) -> None:
         raise RecipeError("every weight of the mixture is 0")
 
 
-def token_ids(tokenizer: Any, texts: Iterable[str]) -> Iterator[Sequence[int]]:
+def token_ids(tokenizer: Any, texts: Iterable[str]) -> Iterator[Ids]:
     """Each text as tokens, ended by the end-of-document token."""
     some: list[str] = []
     for text in texts:
@@ -183,6 +185,13 @@ def position_chart(
         y_label="loss (nats per token)",
         x_marks=[Mark(value=float(pretrained), label="pretrained length")],
     )
+
+
+def position_loss(chat: Chat, corpus: Artifact, eval_bytes: int, length: int) -> list[tuple[float, float]]:
+    """(position, mean loss) over those held-out texts of all sources that are at least `length` tokens long."""
+    texts = [text for part in held_out(corpus, eval_bytes).values() for text in part]
+    bucket = max(1, length // POSITION_BUCKETS)
+    return loss_by_position(chat.model, chat.tokenizer, texts, length=length, bucket=bucket).points
 
 
 def beyond(points: Sequence[tuple[float, float]], length: int) -> float | None:
