@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -34,14 +35,18 @@ class Terminal:
 
     def wait_for(self, text: str, seconds: float = 60) -> str:
         end = time.monotonic() + seconds
-        while text not in self.seen and time.monotonic() < end:
+        while text not in self.shown() and time.monotonic() < end:
             if select.select([self.master], [], [], 0.1)[0]:
                 try:
                     self.seen += os.read(self.master, 65536).decode(errors="replace")
                 except OSError:  # the other end is closed
                     break
-        assert text in self.seen, f"never said {text!r}, but: {self.seen!r}"
+        assert text in self.shown(), f"never said {text!r}, but: {self.seen!r}"
         return self.seen
+
+    def shown(self) -> str:
+        """What was said, without control sequences."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.seen)
 
 
 @pytest.fixture
@@ -58,14 +63,12 @@ def terminal(run_folder: Path) -> Iterator[Terminal]:
 
 
 def test_a_conversation_in_a_terminal(terminal: Terminal) -> None:
-    terminal.wait_for("> ")
-    terminal.type("/think on\r")
-    assert "\x1b[33mthinking on" in terminal.wait_for("thinking on")
-    terminal.type("Who are you?\r")
-    terminal.wait_for("Who are you?")
-    terminal.wait_for("> ")
-    terminal.type("\x03")  # at the prompt
+    terminal.wait_for(">")
+    terminal.type("\x03")  # Ctrl-C at the prompt
     terminal.wait_for("Ctrl-D or /quit leaves")
     assert terminal.process.poll() is None
-    terminal.type("/quit\r")
-    assert terminal.process.wait(timeout=30) == 0
+    terminal.type("/think on\r")
+    assert "\x1b[33mthinking on" in terminal.wait_for("thinking on")
+    terminal.type("Who are you?\r/quit\r")  # the second line waits for the reply
+    terminal.wait_for("/quit")
+    assert terminal.process.wait(timeout=60) == 0

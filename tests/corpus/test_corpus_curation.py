@@ -165,6 +165,8 @@ def test_the_data_card_adds_up(source, tmp_path):
     assert sum(bucket["documents"] for bucket in card["length_histogram"]) == len(texts)
     for bucket in card["length_histogram"]:
         assert bucket["documents"] == sum(bucket["from"] <= len(text.encode()) < bucket["to"] for text in texts)
+    edges = [(bucket["from"], bucket["to"]) for bucket in card["length_histogram"]]
+    assert edges[:3] == [(0, 64), (64, 128), (128, 256)]
     told = card["sources"]["files"]
     assert told["licence"] == "CC0" and told["origin"] == source.path
     assert len(told["samples"]) == 3 and all(any(text.startswith(s["text"]) for text in texts) for s in told["samples"])
@@ -278,8 +280,8 @@ def test_the_fingerprint_follows_contents_and_names_not_places(source, tmp_path,
     os.rename(source.path, tmp_path / "elsewhere")
     moved = source.model_copy(update={"path": str(tmp_path / "elsewhere")})
     assert fingerprint([moved]) == first
-    with open(tmp_path / "elsewhere" / "long.txt", "a") as file:
-        file.write("more")
+    with open(tmp_path / "elsewhere" / "long.txt", "r+") as file:
+        file.write("#")  # the size stays
     assert fingerprint([moved]) != first
     text = PackagedSource(packaged="scripture")
     installed = fingerprint([text])

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", "README.zh.md", "AGENTS.md", "CHANGELOG.md"))]
-)
+_AT_THE_TOP = ("README.md", "README.zh.md", "AGENTS.md", "CHANGELOG.md")
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in _AT_THE_TOP if (ROOT / name).is_file())])
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 _LINK = re.compile(r"(?<!!)\[(?:[^\]\[]|\[[^\]]*\])*\]\((?P<target>[^)\s]+)(?:\s+\"[^\"]*\")?\)")
@@ -51,9 +50,14 @@ class Block:
         return next((word.removeprefix("file=") for word in self.words if word.startswith("file=")), None)
 
     def commands(self) -> list[tuple[str, list[str]]]:
-        """(command, lines printed) for every `$ ` line; a line that ends in a backslash goes on in the next."""
+        """(command, lines printed) for every `$ ` line; a line that ends in a backslash goes on in the next.
+
+        In a block without any `$ `, every line is a command.
+        """
         found: list[tuple[str, list[str]]] = []
         lines = self.text.splitlines()
+        if not any(line.startswith("$ ") for line in lines):
+            lines = [f"$ {line}" for line in lines if line.strip()]
         while lines:
             line = lines.pop(0)
             if line.startswith("$ "):

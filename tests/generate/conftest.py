@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -15,13 +15,24 @@ from luopan.model.decoder import Decoder
 from luopan.tokens.config import TokenizerConfig
 from luopan.tokens.tokenizer import train_tokenizer
 
-WORDS = "你好 世界 naïve café 🙂🙃 привет 東京都 zażółć 👩‍👩‍👧 the cat sat on a mat and then it ran 12 34 away brown fox jumps over STOP".split()
+WORDS = "你好 世界 naïve café 🙂🙃 привет 東京都 zażółć 👩‍👩‍👧 the cat sat on a mat and then it ran 12 34 away"
+WORDS += " brown fox jumps over STOP"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower on several threads, ten times so where the cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     draw = random.Random(0)
-    texts = [" ".join(draw.choice(WORDS) for _ in range(30)) for _ in range(200)]
+    words = WORDS.split()
+    texts = [" ".join(draw.choice(words) for _ in range(30)) for _ in range(200)]
     return train_tokenizer(texts, TokenizerConfig(vocab_size=384))
 
 

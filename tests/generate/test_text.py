@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,10 +33,13 @@ def finished(stream: Generator[str, None, Reply]) -> tuple[list[str], Reply]:
             return pieces, end.value
 
 
+def said(reply: Reply) -> Reply:
+    """Without the log-probabilities, whose last digits depend on the size of the batch."""
+    return replace(reply, logprobs=[])
+
+
 @pytest.fixture
-def speaker(
-    tokenizer: PreTrainedTokenizerFast, scripted: Callable[..., Any]
-) -> Callable[[str], TextGenerator]:
+def speaker(tokenizer: PreTrainedTokenizerFast, scripted: Callable[..., Any]) -> Callable[[str], TextGenerator]:
     """A generator that answers TALK with a given text (special tokens in it are tokens)."""
     prompts = {thinking: encode_prompt(tokenizer, TALK, enable_thinking=thinking) for thinking in (False, True)}
     assert len(prompts[False]) == len(prompts[True])
@@ -43,7 +47,7 @@ def speaker(
     def build(text: str) -> TextGenerator:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         script = prompts[False] + ids
-        return TextGenerator(scripted(script, context=len(script) + 1), tokenizer)
+        return TextGenerator(scripted(script, context=len(script)), tokenizer)
 
     return build
 
@@ -88,8 +92,8 @@ def test_stop_strings_across_token_borders(tokenizer: PreTrainedTokenizerFast) -
     for _ in range(400):
         text = "".join(draw.choice("ab東 ") for _ in range(draw.randint(1, 25)))
         stops = ["".join(draw.choice("ab東 ") for _ in range(draw.randint(1, 4))) for _ in range(draw.randint(1, 3))]
-        places = [text.find(stop) for stop in stops if stop in text]
-        expected = text[: min(places)] if places else text
+        places = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+        expected = text[: min(places)[1]] if places else text  # what is complete first ends it
         stream = TextStream(tokenizer, stops)
         shown = ""
         for token in tokenizer(text).input_ids:
@@ -185,14 +189,14 @@ def test_generate_stream_and_batch_agree(model: Decoder, tokenizer: PreTrainedTo
     assert "".join(pieces) == reply.text == together[0] and reply.thinking is None
     mixed = generator.batch([prompts[0], TALK], request_ids=[0, 7], **values)
     assert mixed[0].text == together[0]
-    assert mixed[1] == generator.batch([TALK], request_ids=[7], **values)[0]
+    assert said(mixed[1]) == said(generator.batch([TALK], request_ids=[7], **values)[0])
 
 
 def test_batch_takes_thinking_for_each(model: Decoder, tokenizer: PreTrainedTokenizerFast) -> None:
     generator = TextGenerator(model, tokenizer)
     values: dict[str, Any] = {"temperature": 0, "max_new_tokens": 30}
     off, on = generator.batch([TALK, TALK], enable_thinking=[False, True], **values)
-    assert off == generator.chat(TALK, **values) and on == generator.chat(TALK, True, **values)
+    assert said(off) == said(generator.chat(TALK, **values)) and said(on) == said(generator.chat(TALK, True, **values))
     assert off.tokens != on.tokens
 
 
@@ -208,7 +212,7 @@ def test_score_is_the_models_own(model: Decoder, tokenizer: PreTrainedTokenizerF
         ids = encode_text(tokenizer, text).input_ids[:-1]
         with torch.no_grad():
             logits = model(torch.tensor([ids]))[0, :-1]
-        expected = token_logprobs(logits, torch.tensor(ids[1:]))
+        expected = token_logprobs(logits, torch.tensor(ids[1:], dtype=torch.long))
         assert score.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
         assert score.num_bytes == len(text.encode()) - len(tokenizer.decode(ids[:1]).encode())
     assert generator.score(["a"])[0].logprobs == []

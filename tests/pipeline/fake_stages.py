@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from time import sleep
 from typing import Annotated, Any, ClassVar, Literal
@@ -77,7 +78,7 @@ class Join:
                 raise RuntimeError(f"step {step} fails")
             sleep(spec.seconds_per_step)
             with log.open("a") as file:
-                file.write(f"step {step} of process {os.getpid()}\n")
+                file.write(f"step {step} at {time.time_ns()} of process {os.getpid()}\n")
         artifacts = [artifact for role in sorted(inputs) for artifact in inputs[role]]
         texts = [
             next(path for path in artifact.path.rglob("*.txt") if path.name != "log.txt") for artifact in artifacts

@@ -72,6 +72,7 @@ def test_killed_and_resumed(tmp_path: Path, log: Path) -> None:
     assert "first: done already" in output and "slow (join): going on where it stopped" in output
     manifest = read_manifest(tmp_path / "runs" / "trial" / "slow")
     assert manifest.metrics["resumed_at"] >= 3
+    assert manifest.seconds >= 1.9, "the time before the kill counts: 20 steps of 0.1 s were done in all"
     assert len((tmp_path / "runs" / "trial" / "slow" / "log.txt").read_text().splitlines()) == 20
 
 

@@ -299,7 +299,7 @@ def test_a_full_or_read_only_disk_is_one_clear_message(
     monkeypatch.setattr(fake_stages.Join, "run", staticmethod(fails))
     with pytest.raises(kind, match=message) as caught:
         run_fake(recipe(), runs=tmp_path)
-    assert getattr(caught.value, "exit_code", None) == 2
+    assert getattr(caught.value, "exit_code", None) == 2 and "middle.partial" in str(caught.value)
     assert not (tmp_path / "trial" / "middle").exists()
     assert read_manifest(tmp_path / "trial" / "first")
     monkeypatch.undo()

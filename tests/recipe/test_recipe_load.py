@@ -179,6 +179,12 @@ def test_wrong_overrides_are_named(tmp_path: Path, override: str, expected: str)
     assert expected in line
 
 
+def test_an_override_of_a_block_takes_the_place_of_its_lines(tmp_path: Path) -> None:
+    text = change("steps: 2e3", "shape:\n      mode: dense")
+    (line,) = mistakes(tmp_path, text, "a.shape={mode: spares}")
+    assert line.startswith('override "a.shape={mode: spares}": stages.a.shape.mode: expected one of dense, sparse')
+
+
 def test_finding_a_recipe(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     assert find_recipe(path) == path

@@ -88,6 +88,9 @@ def test_moving_and_replacing() -> None:
     assert moved.input_ids.equal(batch.input_ids)
     fewer = replace(batch, labels=torch.full_like(batch.labels, IGNORE))
     assert fewer.num_targets == 0  # nothing remembered of the old labels
+    everywhere = replace(batch, labels=torch.ones_like(batch.labels))
+    assert everywhere.targets()[0].tolist() == [0, 1]  # labels on padding teach nothing
+    assert replace(collate([[doc([1])]], 4, PAD), labels=torch.ones(1, 4, dtype=torch.int64)).num_targets == 0
     meta = batch.to("meta")
     assert {meta.input_ids.device.type, meta.targets()[0].device.type} == {"meta"}
 

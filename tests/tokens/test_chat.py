@@ -56,7 +56,7 @@ def trained_text(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
 
 
 TEXTS = ["", "hi", " ", "\n", "\n\n\nfoo", "  two spaces", "12+30=42", "线\n\n你好 👩‍👩‍👧‍👦", "trailing  \n\n",
-         "é e\u0301", "\n \n", "and/thinking", "assistant\nuser\n", "# Title\n\n- item\n- item\n\n\n```py\nx = 1\n"]  # fmt: skip
+         "é e\u0301", "\n \n", "and/thinking", "assistant\nuser\n", "# Title\n\n- item\n\n\n```\nx = 1\n"]  # fmt: skip
 
 
 def random_conversation(rng: random.Random) -> list[dict[str, Any]]:
@@ -423,6 +423,9 @@ def test_no_second_beginning_of_text(tokenizer: PreTrainedTokenizerFast) -> None
     messages = [user("U"), assistant("A")]
     assert list(encode_chat(begins, messages).input_ids).count(3) == 1
     assert encode_chat(begins, messages).input_ids == begins.apply_chat_template(messages, return_dict=False)
+    begins.bos_token = "<|endoftext|>"
+    assert encode_chat(begins, messages).input_ids == begins.apply_chat_template(messages, return_dict=False)
+    begins.bos_token = "<|pad|>"
     assert encode_prompt(begins, messages[:1]).count(3) == 1
     assert list(encode_text(begins, "hello").input_ids).count(3) == 1
 
@@ -437,7 +440,8 @@ def test_no_second_beginning_of_text(tokenizer: PreTrainedTokenizerFast) -> None
     ("{% for m in messages %}{{ m.role ~ loop.revindex ~ m.content }}{% endfor %}", DataError, "rewrites"),
     # the header of the training text is not the generation prompt
     ("{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ ':' }}{% generation %}{{ m.content }}<|im_end|>"
-     "{% endgeneration %}{% endfor %}{% if add_generation_prompt %}<|im_start|>bot:{% endif %}", DataError, "prompt of a turn"),
+     "{% endgeneration %}{% endfor %}{% if add_generation_prompt %}<|im_start|>bot:{% endif %}",
+     DataError, "prompt of a turn"),
 ])  # fmt: skip
 def test_templates_that_would_teach_something_else_are_refused(
     tokenizer: PreTrainedTokenizerFast, template: str | None, error: type[Exception], match: str

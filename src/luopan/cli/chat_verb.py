@@ -143,8 +143,13 @@ def _prompt_lines() -> ReadLine:
     """Lines from a terminal, with editing, history of this conversation and completed commands."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.shortcuts import CompleteStyle
 
-    prompt: PromptSession[str] = PromptSession(completer=WordCompleter(list(COMMANDS), sentence=True))
+    prompt: PromptSession[str] = PromptSession(
+        completer=WordCompleter(list(COMMANDS), sentence=True),
+        complete_style=CompleteStyle.READLINE_LIKE,  # completes at Tab; a menu would keep eight lines free
+        complete_while_typing=False,
+    )
 
     def read() -> str | None:
         try:

@@ -64,7 +64,8 @@ def bits_per_byte(
 ) -> Bits:
     """Score `texts` in windows of `length` tokens (default: the model's context).
 
-    `overlap` of them (default: a quarter) are context that was scored before. DataError if the window does not fit the model, or if no text has a token to score.
+    `overlap` tokens of a window (default: a quarter) are context that was scored before.
+    DataError if the window does not fit the model, or if no text has a token to score.
     """
     length, overlap = window(model, length, overlap)
     nats, tokens, size, documents = 0.0, 0, 0, 0
@@ -83,7 +84,7 @@ def bits_per_byte(
 
 @dataclass(frozen=True)
 class PositionLoss:
-    """Mean loss by position. points: (middle of the bucket, nats per token), in order; from `runs` stretches of text."""
+    """Mean loss by position in `runs` stretches of text. points: (middle of the bucket, nats per token), in order."""
 
     points: list[tuple[float, float]]
     runs: int
@@ -100,8 +101,8 @@ def loss_by_position(
     """Mean loss of the tokens at each position, in buckets of `bucket` positions.
 
     Only stretches of `length` tokens count, each read on its own from position 0 and a long text giving several: so the
-    same text stands behind every bucket, and a difference between buckets is one of position. No points (`runs` 0) where
-    no text is long enough. The first position has no loss.
+    same text stands behind every bucket, and a difference between buckets is one of position. No points (`runs` 0)
+    where no text is long enough. The first position has no loss.
     """
     window(model, length, 0)
     before, _ = document_frame(tokenizer)

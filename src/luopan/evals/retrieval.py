@@ -10,6 +10,7 @@ Limits: one kind of sentence, which mid-training text may have as well (with oth
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -64,7 +65,8 @@ def retrieval_accuracy(
     eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     engine = Engine(model, eos_ids=eos)
     params = SamplingParams(max_new_tokens=room, temperature=0.0)
-    answers = [tokenizer.decode(done.tokens) for done in engine.generate([needle.prompt for needle in needles], params)]
+    completions = engine.generate([needle.prompt for needle in needles], params)
+    answers = [str(tokenizer.decode(completion.tokens)) for completion in completions]
     right = [said(answer, needle.answer) for answer, needle in zip(answers, needles)]
     other = [any(said(answer, code) for code in needle.others) for answer, needle in zip(answers, needles)]
     rate = sum(right) / cases
@@ -80,8 +82,8 @@ def retrieval_accuracy(
 
 def said(answer: str, code: str) -> bool:
     """The answer starts with the code and goes on with no further digit."""
-    digits = answer.split(".")[0].split()
-    return digits[: len(code.split())] == code.split() and not "".join(digits[len(code.split()) :])[:1].isdigit()
+    digits = r"\s+".join(map(re.escape, code.split()))
+    return re.match(rf"\s*{digits}(?!\s*\d)", answer) is not None
 
 
 def make_needles(

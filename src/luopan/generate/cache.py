@@ -47,7 +47,8 @@ class SlotCache:
     """A slot per running request, for one new token per request and step.
 
     Slots 0..active-1 run. `lengths` [slots] int64 counts the tokens each holds; `advance` adds one to each after a
-    step. Positions beyond a request's length hold old or zero values, always finite ones. Memory is slots * capacity * layers * 2 * Hkv * D elements, the capacity growing with the longest request.
+    step. Positions beyond a request's length hold old or zero values, always finite ones. Memory is slots * capacity *
+    layers * 2 * Hkv * D elements, the capacity growing with the longest request.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ class Detokenizer:
 
 
 class TextStream:
-    """Text of one answer, cut before the first stop string."""
+    """Text of one answer, cut before the stop string that is complete first."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()) -> None:
         self._detokenizer = Detokenizer(tokenizer)
@@ -98,10 +98,12 @@ class TextStream:
         if not self._stop:
             return text
         self._waiting += text
-        found = [place for place in (self._waiting.find(stop) for stop in self._stop) if place >= 0]
+        # The one that is complete first, so that it does not matter how many characters came at once.
+        places = ((self._waiting.find(stop), stop) for stop in self._stop)
+        found = [(place + len(stop), place) for place, stop in places if place >= 0]
         if found:
             self.stopped = True
-            certain, self._waiting = self._waiting[: min(found)], ""
+            certain, self._waiting = self._waiting[: min(found)[1]], ""
             return certain
         held = max(_overlap(self._waiting, stop) for stop in self._stop)
         border = len(self._waiting) - held

@@ -34,12 +34,12 @@ class Stacks:
 
 
 def build_stacks(starts: Sequence[int], lengths: Sequence[int], shape: tuple[int, int], heads: int) -> Stacks:
-    """Group documents, longest first, so that a document is at least 4/5 (or within 4) of the stack's length."""
+    """Group documents, longest first, so that a document is at least 9/10 (or within 8) of the stack's length."""
     order = sorted(range(len(lengths)), key=lambda document: -lengths[document])
     groups: list[list[int]] = []
     for document in order:
         longest = lengths[groups[-1][0]] if groups else 0
-        if groups and (lengths[document] >= 0.8 * longest or lengths[document] >= longest - 4):
+        if groups and (lengths[document] >= 0.9 * longest or lengths[document] >= longest - 8):
             groups[-1].append(document)
         else:
             groups.append([document])

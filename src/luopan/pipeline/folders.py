@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,24 @@ class StageFolders:
         atomic_write_json(self.partial / NOTE, {"identity": asked.identity, "seconds": 0.0, **asked.facts()})
         return False
 
-    def seconds_spent(self) -> float:
-        """Time that earlier, interrupted runs of the partial folder took."""
-        return float(read_note(self.partial).get("seconds", 0.0))
+    def begin_work(self) -> float:
+        """Notes that work begins now; returns the seconds that earlier, interrupted work on this folder took.
+
+        Work that was killed could note nothing: it counts up to the last file it wrote.
+        """
+        note = read_note(self.partial)
+        spent = float(note.get("seconds", 0.0))
+        if "since" in note:
+            files = (path for path in self.partial.rglob("*") if path.is_file())
+            last = max((path.stat().st_mtime for path in files), default=0.0)
+            spent += max(0.0, last - float(note["since"]))
+        atomic_write_json(self.partial / NOTE, {**note, "seconds": spent, "since": time.time()})
+        return spent
 
     def note_seconds(self, seconds: float) -> None:
         """Keeps the time spent so far, for a stage that stops before it is done."""
-        atomic_write_json(self.partial / NOTE, {**read_note(self.partial), "seconds": seconds})
+        note = {key: value for key, value in read_note(self.partial).items() if key != "since"}
+        atomic_write_json(self.partial / NOTE, {**note, "seconds": seconds})
 
     def whole_partial(self, identity: str) -> Manifest | None:
         """The manifest of a partial folder that is finished but for its rename, or None."""

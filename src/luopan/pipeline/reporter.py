@@ -107,7 +107,7 @@ class ConsoleReporter:
             cost = f"{duration_text(result.seconds)}, peak memory {size_text(result.peak_memory_bytes)}"
             self._say(f"{_stages(len(worked))} done{already}; {cost}", "bold")
         page = result.path / "report.html"
-        if page.exists():
+        if page.exists() and any(outcome.manifest.kind == "report" for outcome in result.outcomes.values()):
             self._say(f"report: {page}", "bold")
 
     def _table(self, rows: Sequence[tuple[str, str, str, str]]) -> Any:

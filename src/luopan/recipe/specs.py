@@ -103,6 +103,9 @@ class CurateSpec(CurateConfig):
 
     kind: Literal["curate"]
     source: CorpusSource | None = Field(default=None, description="default: the recipe's corpus section")
+    max_source_bytes: PositiveInt | None = Field(
+        default=None, description="keep at most so many bytes of each source; corpus.max_bytes overrides it by source"
+    )
     skills: tuple[SkillDocuments, ...] = ()
 
 
@@ -124,7 +127,8 @@ class PretrainSpec(TrainConfig):
     model: ModelConfig
     sequence_length: PositiveInt
     mixture: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        default=None, description="weight per source, by tokens; default: as many as there are"
+        default=None,
+        description="weight per source, by tokens; `corpus` stands for all that are not named; default: by size",
     )
     eval_bytes: PositiveInt = Field(default=60_000, description="held-out bytes measured per source")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"corpus": ("curate",), "tokenizer": ("tokenizer",)}
@@ -150,7 +154,7 @@ class MidtrainSpec(TrainConfig):
         default=None, description="how a longer context is reached: a larger RoPE base, or rescaled frequencies"
     )
     rope_theta: float | None = Field(default=None, gt=1, description="the new RoPE base, for extension abf")
-    mixture: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    mixture: dict[str, Annotated[float, Field(ge=0)]] | None = Field(default=None, description="as in pretrain")
     domain: str | None = Field(default=None, description="the source that this stage is about, for the report")
     eval_bytes: PositiveInt = 60_000
     retrieval_cases: int = Field(default=0, ge=0, description="held-out recall questions at the new length")

@@ -42,9 +42,7 @@ def open_model(artifact: Artifact, device: torch.device) -> Chat:
 
 def save_model(chat: Chat, folder: Path) -> None:
     """Write `folder/model`: a Hugging Face folder with weights, configuration, tokenizer and chat template."""
-    hf.save(
-        chat.model, folder / "model", eos_token_id=stop_ids(chat.tokenizer), pad_token_id=chat.pad_id
-    )
+    hf.save(chat.model, folder / "model", eos_token_id=stop_ids(chat.tokenizer), pad_token_id=chat.pad_id)
     save_tokenizer(chat.tokenizer, folder / "model")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from luopan.corpus import Document, curate, fingerprint
+from luopan.corpus.config import SourceConfig
 from luopan.corpus.skills import documents, long_documents
 from luopan.recipe.specs import CurateSpec, SkillDocuments
 from luopan.report.data import Figure, Funnel, FunnelStep, Mixture, Note, SetAside, StageReport, Table
@@ -37,7 +38,8 @@ class Curate:
         names = dict.fromkeys(item.source for item in spec.skills)
         streams = {name: skill_documents(spec, name, out.seed) for name in names}
         out.progress.start(out.name, None)
-        made = curate(spec.source.sources(), spec, out.path / "corpus", streams=streams, note=out.progress.note)
+        sources = [capped(source, spec.max_source_bytes) for source in spec.source.sources()]
+        made = curate(sources, spec, out.path / "corpus", streams=streams, note=out.progress.note)
         figures = _figures(made.funnel, made.card)
         write_report(out.path, _report(out.name, made.funnel, made.card, figures))
         megabytes = made.read_bytes / 1e6
@@ -47,6 +49,11 @@ class Curate:
             rejected=sum(row["documents"] for row in made.funnel["rejected"]),
             megabytes_per_second=round(megabytes / made.seconds, 2) if made.seconds else None,
         )
+
+
+def capped(source: SourceConfig, max_bytes: int | None) -> SourceConfig:
+    """The source with the stage's cap, unless it has one of its own."""
+    return source if source.max_bytes is not None else source.model_copy(update={"max_bytes": max_bytes})
 
 
 def skill_documents(spec: CurateSpec, source: str, seed: int) -> Iterator[Document]:

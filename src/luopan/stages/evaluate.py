@@ -12,7 +12,7 @@ from luopan.report.data import Answer, HeatCell, HeatColumn, HeatTable, Message,
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import open_model
 from luopan.stages.handover import metrics_of, write_report
-from luopan.stages.measure import answer_dialogues, mean_accuracy, run_suite, suite_figures
+from luopan.stages.measure import answer_dialogues, mean_accuracy, suite_figures, suite_of
 from luopan.stages.text import mean_bits, text_bits
 from luopan.train.device import pick_device
 
@@ -62,7 +62,7 @@ def evaluate(spec: EvalSpec, artifact: Artifact, corpus: Artifact | None) -> dic
     length = chat.model.config.max_position_embeddings
     answers = answer_dialogues(chat, spec.dialogues, spec.suite.sampling)
     return {
-        "suite": run_suite(chat, spec.suite),
+        "suite": suite_of(artifact, chat, spec.suite),
         "bits": text_bits(chat, corpus, spec.eval_bytes, length) if corpus is not None else {},
         "dialogues": [[answer.model_dump() for answer in turns] for turns in answers],
     }

@@ -35,7 +35,7 @@ from luopan.stages.common import (
     training_flops,
 )
 from luopan.stages.handover import metrics_of, write_report
-from luopan.stages.measure import engine_of, run_suite, samples_of, skill_bars, suite_figures
+from luopan.stages.measure import engine_of, samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.tokens.batch import Batch
 from luopan.tokens.chat import Conversation, encode_prompts
 from luopan.train.device import pick_device
@@ -61,7 +61,7 @@ class Grpo:
         device = pick_device()
         chat = open_model(inputs["model"][0], device)
         check_length(spec.max_length, chat)
-        before = out.remember("before", lambda: run_suite(chat, spec.suite))
+        before = out.remember("before", lambda: suite_of(inputs["model"][0], chat, spec.suite))
         feed = build_feed(spec, chat, out)
         reference = open_model(inputs["model"][0], device).model if spec.beta else None
         source = WithReference(feed, reference, spec.temperature, device) if reference is not None else feed
@@ -82,7 +82,7 @@ class Grpo:
             progress=out.progress,
             hooks=[rollout_figures(feed, spec.logging_steps)],
         )
-        after = run_suite(chat, spec.suite)
+        after = suite_after(out.path, chat, spec.suite)
         save_model(chat, out.path)
         figures = _figures(spec, before, after, result.last)
         report = StageReport(

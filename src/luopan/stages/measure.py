@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from luopan.artifacts import Artifact, plain
 from luopan.corpus.skills import Case, generate_cases
 from luopan.evals.skills import SkillReport, run_cases
 from luopan.generate.config import SamplingParams
@@ -13,6 +15,7 @@ from luopan.generate.engine import Engine
 from luopan.recipe.specs import ChatSuite, SkillTest
 from luopan.report.data import Answer, BarChart, Bars, Figure, Message, Sample
 from luopan.stages.common import Chat
+from luopan.stages.measured import from_artifact, keep, key_of
 from luopan.tokens.chat import encode_prompt, split_thinking, stop_ids
 
 SUITE_SEED = 20_000  # of the held-out cases: the same questions whatever the run's seed, so runs can be compared
@@ -40,6 +43,23 @@ def run_suite(chat: Chat, suite: ChatSuite) -> dict[str, Any]:
     report: SkillReport = run_cases(engine_of(chat), chat.tokenizer, cases, params=suite.sampling, seed=SUITE_SEED)
     plain = report.to_dict()
     return {"tests": plain["skills"], "total": plain["total"], "transcripts": [*plain["good"], *plain["bad"]]}
+
+
+def suite_key(suite: ChatSuite) -> str:
+    """What a suite's result depends on besides the model."""
+    return key_of("suite", SUITE_SEED, plain(suite))
+
+
+def suite_of(artifact: Artifact, chat: Chat, suite: ChatSuite) -> dict[str, Any]:
+    """The suite's result on the model of a finished stage, as that stage measured it or measured now."""
+    return from_artifact(artifact, suite_key(suite), lambda: run_suite(chat, suite))
+
+
+def suite_after(folder: Path, chat: Chat, suite: ChatSuite) -> dict[str, Any]:
+    """The suite's result on the model that a stage has just made, kept with it."""
+    result = run_suite(chat, suite)
+    keep(folder, suite_key(suite), result)
+    return result
 
 
 def suite_figures(before: dict[str, Any] | None, after: dict[str, Any], *, headline: Sequence[str]) -> list[Figure]:

@@ -34,6 +34,7 @@ from luopan.stages.text import (
     beyond,
     bits_figures,
     mixture_picture,
+    mixture_weights,
     position_chart,
     position_loss,
     shard_corpus,
@@ -62,7 +63,8 @@ class Midtrain:
         corpus = inputs["corpus"][0]
         chat = open_model(inputs["model"][0], device)
         pretrained = chat.model.config.max_position_embeddings
-        shards = shard_corpus(corpus, chat.tokenizer, out.path / "shards", spec.mixture)
+        weights = mixture_weights(corpus, spec.mixture)
+        shards = shard_corpus(corpus, chat.tokenizer, out.path / "shards", weights)
         chat.model = extended(chat.model, spec, device)
 
         def measure(model: Chat) -> dict[str, Any]:
@@ -70,7 +72,6 @@ class Midtrain:
 
         # The model as it came, at the new length: what it can do beyond the length it was trained with.
         before = out.remember("before", lambda: measure(_as_it_came(inputs["model"][0], spec, device)))
-        weights = None if spec.mixture is None else {name: spec.mixture[name] for name in shards}
         rows = TokenRows(shards, weights, spec.sequence_length, out.seed)
         feed = TextFeed(rows, spec.per_device_train_batch_size, spec.gradient_accumulation_steps)
         result = fit(

@@ -36,7 +36,7 @@ from luopan.stages.common import (
     training_flops,
 )
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
-from luopan.stages.measure import SUITE_SEED, engine_of, run_suite, samples_of, skill_bars, suite_figures
+from luopan.stages.measure import SUITE_SEED, engine_of, samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.stages.packed import PackedFeed, pack_pairs
 from luopan.stages.rows import read_rows
 from luopan.tokens.batch import collate
@@ -71,7 +71,14 @@ class Preference:
         test_pairs = encode_pairs(chat, test, spec.max_length, aside)
         reference = out.remember("reference", lambda: _scores(chat, train_pairs, spec))
         test_reference = out.remember("test_reference", lambda: _scores(chat, test_pairs, spec))
-        before = out.remember("before", lambda: _measure(chat, spec, test_pairs, test_reference))
+        source = inputs["model"][0]
+        before = out.remember(
+            "before",
+            lambda: {
+                "suite": suite_of(source, chat, spec.suite),
+                **_measure(chat, spec, test_pairs, test_reference),
+            },
+        )
         rows = pack_pairs(_with_reference(train_pairs, reference), 2 * spec.max_length)
         steps = spec.max_steps or steps_for_epochs(len(rows), spec.num_train_epochs or 1.0, rows_per_step(spec))
         feed = PackedFeed(
@@ -98,7 +105,10 @@ class Preference:
             seed=out.seed,
             progress=out.progress,
         )
-        after = _measure(chat, spec, test_pairs, test_reference)
+        after = {
+            "suite": suite_after(out.path, chat, spec.suite),
+            **_measure(chat, spec, test_pairs, test_reference),
+        }
         save_model(chat, out.path)
         figures = _figures(before, after)
         report = StageReport(
@@ -201,10 +211,9 @@ def _with_reference(pairs: Sequence[EncodedPair], scores: Sequence[Sequence[floa
 def _measure(
     chat: Chat, spec: PreferenceSpec, pairs: Sequence[EncodedPair], reference: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
-    """Sampled answers by the pairs' own criterion, the ranking of held-out pairs, and the skills."""
+    """Sampled answers by the pairs' own criterion, and the ranking of held-out pairs."""
     scores = _scores(chat, pairs, spec)
     result: dict[str, Any] = {
-        "suite": run_suite(chat, spec.suite),
         "ranked": sum(c > r for c, r in scores) / len(scores),
         "margin": sum((c - rc) - (r - rr) for (c, r), (rc, rr) in zip(scores, reference)) / len(scores),
         "pairs": len(scores),

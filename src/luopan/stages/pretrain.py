@@ -17,6 +17,7 @@ from luopan.stages.text import (
     bits_figures,
     held_out,
     mixture_picture,
+    mixture_weights,
     shard_corpus,
     text_bits,
     train_texts,
@@ -51,7 +52,8 @@ class Pretrain:
                 f"model.vocab_size is {spec.model.vocab_size}, the tokenizer has {len(tokenizer)} tokens",
                 hint=f"Set {out.name}.model.vocab_size={len(tokenizer)}",
             )
-        shards = shard_corpus(corpus, tokenizer, out.path / "shards", spec.mixture)
+        weights = mixture_weights(corpus, spec.mixture)
+        shards = shard_corpus(corpus, tokenizer, out.path / "shards", weights)
         model = Decoder(spec.model)
         model.reset_parameters(out.seed)
         chat = Chat(model.to(device), tokenizer, device, "random weights")
@@ -68,7 +70,7 @@ class Pretrain:
             }
 
         before = out.remember("before", baselines)
-        rows = TokenRows(shards, _weights(spec, shards), spec.sequence_length, out.seed)
+        rows = TokenRows(shards, weights, spec.sequence_length, out.seed)
         feed = TextFeed(rows, spec.per_device_train_batch_size, spec.gradient_accumulation_steps)
         result = fit(model, feed, causal_lm_loss, spec, out.path, device=device, seed=out.seed, progress=out.progress)
         after = _seen(text_bits(chat, corpus, spec.eval_bytes, spec.sequence_length), shards)
@@ -106,11 +108,6 @@ class Pretrain:
             figures, **fit_metrics(result), bigram_bits_per_byte=bigram, bits_per_byte=after,
             parameters=spec.model.num_parameters(),
         )  # fmt: skip
-
-
-def _weights(spec: PretrainSpec, shards: Any) -> dict[str, float] | None:
-    """The mixture over the sources that are read."""
-    return None if spec.mixture is None else {name: spec.mixture[name] for name in shards}
 
 
 def _seen(bits: dict[str, float], shards: Any) -> dict[str, float]:

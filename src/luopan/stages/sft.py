@@ -24,7 +24,7 @@ from luopan.stages.common import (
 )
 from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_report
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
-from luopan.stages.measure import run_suite, samples_of, skill_bars, suite_figures
+from luopan.stages.measure import samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.stages.packed import PackedFeed
 from luopan.stages.text import forgetting_figures, text_bits
 from luopan.tokens.packing import pack, padding_share
@@ -58,11 +58,11 @@ class Sft:
         )
         write_trained_sample(data, chat.tokenizer, out)
 
-        def measure() -> dict[str, Any]:
-            bits = text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
-            return {"suite": run_suite(chat, spec.suite), "bits": bits}
+        def bits() -> dict[str, float]:
+            return text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
 
-        before = out.remember("before", measure)
+        source = inputs["model"][0]
+        before = out.remember("before", lambda: {"suite": suite_of(source, chat, spec.suite), "bits": bits()})
         rows = pack(data.examples, spec.max_length, packing=spec.packing)
         steps = spec.max_steps or steps_for_epochs(len(rows), spec.num_train_epochs or 1.0, rows_per_step(spec))
         feed = PackedFeed(
@@ -83,7 +83,7 @@ class Sft:
             seed=out.seed,
             progress=out.progress,
         )
-        after = measure()
+        after = {"suite": suite_after(out.path, chat, spec.suite), "bits": bits()}
         save_model(chat, out.path)
         figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
         figures += forgetting_figures(before["bits"], after["bits"])

@@ -26,12 +26,17 @@ TRAIN = "corpus/train.parquet"
 HELD_OUT = "corpus/held_out.parquet"
 ENCODE_AT_ONCE = 512  # documents
 POSITION_BUCKETS = 16
+CORPUS = "corpus"  # in a mixture: every source of the corpus section that is not named
 
 
 def source_names(corpus: Artifact) -> list[str]:
     """The sources of a curated corpus that have something to train on, in the order of its card."""
-    card = json.loads(corpus.file("corpus/card.json").read_text(encoding="utf-8"))
-    return [name for name, source in card["sources"].items() if source["documents"]["train"]]
+    return [name for name, source in _card(corpus)["sources"].items() if source["documents"]["train"]]
+
+
+def _card(corpus: Artifact) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads(corpus.file("corpus/card.json").read_text(encoding="utf-8"))
+    return card
 
 
 @dataclass
@@ -62,15 +67,11 @@ class TextFeed:
 
 
 def shard_corpus(
-    corpus: Artifact, tokenizer: Any, folder: Path, mixture: Mapping[str, float] | None
+    corpus: Artifact, tokenizer: Any, folder: Path, weights: Mapping[str, float]
 ) -> dict[str, TokenShards]:
-    """One shard folder per source of the mixture (all sources if None); those that are there already are kept."""
-    names = source_names(corpus)
-    if mixture is not None:
-        check_mixture(mixture, names)
-        names = [name for name in names if mixture.get(name, 0) > 0]
+    """One shard folder per source with a weight; those that are there already are kept."""
     shards = {}
-    for name in names:
+    for name in weights:
         place = folder / name
         if not (place / "index.json").is_file():
             texts = read_texts(corpus.file(TRAIN), name)
@@ -79,20 +80,33 @@ def shard_corpus(
     return shards
 
 
-def check_mixture(mixture: Mapping[str, float], names: Sequence[str]) -> None:
-    """Every source of the mixture has to be in the corpus, and every source of the corpus in the mixture."""
+def mixture_weights(corpus: Artifact, mixture: Mapping[str, float] | None) -> dict[str, float]:
+    """Weight per source that is read. `corpus` in a mixture stands for all sources that it does not name and that
+    were read (not generated), which share its weight by their size; no mixture at all means all by size.
+
+    RecipeError where a name is unknown, a source is left out without a word, or nothing is left to read.
+    """
+    sizes = {name: part["bytes"]["train"] for name, part in _card(corpus)["sources"].items() if part["bytes"]["train"]}
+    if mixture is None:
+        return {name: float(size) for name, size in sizes.items()}
+    generated = {name for name, part in _card(corpus)["sources"].items() if part["origin"] == "generated"}
+    rest = [name for name in sizes if name not in mixture and name not in generated]
     for name in mixture:
-        if name not in names:
-            raise RecipeError(
-                f"the mixture names {name!r}, which the corpus does not have", hint=f"It has: {', '.join(names)}"
-            )
-    left_out = [name for name in names if name not in mixture]
-    if left_out:
+        if name != CORPUS and name not in sizes:
+            raise RecipeError(f"the mixture names {name!r}, which the corpus lacks", hint=f"It has: {', '.join(sizes)}")
+    unnamed = [name for name in sizes if name not in mixture and (CORPUS not in mixture or name in generated)]
+    if unnamed:
         raise RecipeError(
-            f"the mixture does not say what to do with {', '.join(left_out)}", hint="Give it a weight; 0 leaves it out."
+            f"the mixture does not say what to do with {', '.join(unnamed)}", hint="Give it a weight; 0 leaves it out."
         )
-    if not any(mixture.values()):
+    if CORPUS in mixture and not rest:
+        raise RecipeError("the mixture's `corpus` stands for nothing: every source is named", hint="Leave it out.")
+    weights = {name: weight for name, weight in mixture.items() if name != CORPUS}
+    weights |= {name: mixture[CORPUS] * sizes[name] / sum(sizes[n] for n in rest) for name in rest}
+    weights = {name: weights[name] for name in sizes if weights[name] > 0}
+    if not weights:
         raise RecipeError("every weight of the mixture is 0")
+    return weights
 
 
 def token_ids(tokenizer: Any, texts: Iterable[str]) -> Iterator[Ids]:

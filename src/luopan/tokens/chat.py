@@ -328,18 +328,18 @@ class _ChatFormat:
 
 
 @lru_cache(maxsize=8)
-def _format_for(tokenizer: PreTrainedTokenizerFast, source: str, _size: int) -> _ChatFormat:
+def _format_for(tokenizer: PreTrainedTokenizerFast, source: str, _size: int, _specials: str) -> _ChatFormat:
     return _ChatFormat(tokenizer, compile_template(source))
 
 
 def _format(tokenizer: PreTrainedTokenizerFast) -> _ChatFormat:
-    """The format of a tokenizer, made once for each template and vocabulary size it has had."""
+    """The format of a tokenizer, made once for each template and each set of special tokens it has had."""
     source = tokenizer.chat_template
     if not isinstance(source, str) or not source:
         raise ModelError(
             "this tokenizer has no chat template", hint="set tokenizer.chat_template, say to luopan_template()"
         )
-    return _format_for(tokenizer, source, len(tokenizer))
+    return _format_for(tokenizer, source, len(tokenizer), repr(tokenizer.special_tokens_map))
 
 
 def _untrain_before(pieces: Sequence[Piece], start: int) -> list[Piece]:

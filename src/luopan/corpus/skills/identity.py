@@ -9,6 +9,7 @@ Limit: the answers are what we taught the model to say, no knowledge of itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -23,8 +24,8 @@ ABILITIES = "add and subtract small numbers, compare and count, and chat a littl
 class IdentityOptions:
     """What the model is called, who made it (as in "made by ..."), and what it can do (as in "I can ...").
 
-    `topics` limits the questions to some topics of `data/identity.jsonl`; empty means all. Topics with more wordings
-    come up more often.
+    `topics` limits the questions to some topics of `data/identity.jsonl`; empty means all. Name, maker and the like
+    come up more often than the rest.
     """
 
     name: str = "Luopan"
@@ -46,9 +47,11 @@ class IdentityOptions:
         return text.format(name=self.name, maker=self.maker, abilities=self.abilities)
 
 
-def identity_rows(options: IdentityOptions) -> list[dict[str, Any]]:
-    """The rows of the chosen topics, not yet filled in."""
-    return [row for row in rows("identity.jsonl") if not options.topics or row["topic"] in options.topics]
+@cache
+def identity_rows(topics: tuple[str, ...] = (), excluded: tuple[str, ...] = ()) -> tuple[dict[str, Any], ...]:
+    """The rows of the chosen topics (all of them if none is named), not yet filled in."""
+    wanted = [row for row in rows("identity.jsonl") if not topics or row["topic"] in topics]
+    return tuple(row for row in wanted if row["topic"] not in excluded)
 
 
 def contains_args(row: dict[str, Any], fill: Any) -> dict[str, Any]:
@@ -57,8 +60,8 @@ def contains_args(row: dict[str, Any], fill: Any) -> dict[str, Any]:
 
 
 def draw_identity(random: Random, options: IdentityOptions, split: Split) -> Draft:
-    found = identity_rows(options)
-    row = random.choices(found, weights=[len(row["questions"]) for row in found])[0]
+    found = identity_rows(options.topics)
+    row = random.choices(found, weights=[row.get("weight", 1) for row in found])[0]
     return Draft(
         user=dress(random, random.choice(topic_wordings(row["questions"], split))),
         answer=options.fill(row["answer"]),

@@ -132,7 +132,7 @@ def _name_question(random: Random, who: str, what: str) -> _Question:
 def _question(random: Random, identity: IdentityOptions, excluded: tuple[str, ...] = ()) -> _Question:
     """A question of identity or talk with its plain answer."""
     if random.random() < 0.5:
-        row = random.choice([row for row in identity_rows(identity) if row["topic"] not in excluded])
+        row = random.choice(identity_rows(excluded=excluded))
         text = random.choice(topic_wordings(row["questions"], "train"))
         return _Question(text, identity.fill(row["answer"]), contains_args(row, identity.fill))
     row = random.choice(talk_rows(slots=False))

@@ -24,6 +24,7 @@ QUESTIONS = (
     "Which code has the {thing}?",
     "Tell me the code of the {thing}.",
     "Do you remember the code of the {thing}?",
+    "Please say the code of the {thing}.",
 )
 FILLER = (
     "The {a} was near the {b}.",

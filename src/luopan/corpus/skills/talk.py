@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -39,9 +40,10 @@ class TalkOptions:
             check_share(name, getattr(self, name))
 
 
-def talk_rows(*, slots: bool = True) -> list[dict[str, Any]]:
+@cache
+def talk_rows(*, slots: bool = True) -> tuple[dict[str, Any], ...]:
     """The topics; `slots=False` leaves out those in which the user says something about themselves."""
-    return [row for row in rows("talk.jsonl") if slots or "slot" not in row]
+    return tuple(row for row in rows("talk.jsonl") if slots or "slot" not in row)
 
 
 def slot_filler(random: Random, row: dict[str, Any]) -> Callable[[str], str]:
@@ -61,7 +63,7 @@ def draw_talk(random: Random, options: TalkOptions, split: Split) -> Draft:
     if random.random() < options.follow:
         return _follow_up(random, options, split, context)
     found = talk_rows()
-    row = random.choices(found, weights=[len(row["users"]) for row in found])[0]
+    row = random.choices(found, weights=[row.get("weight", 1) for row in found])[0]
     fill = slot_filler(random, row)
     return Draft(
         user=fill(dress(random, random.choice(topic_wordings(row["users"], split)), openers=False)),

@@ -1,0 +1,133 @@
+"""Sampling speed, side by side with transformers.generate on the same weights.
+
+    python benchmarks/generate.py [--hidden-size 128 --layers 3 ...] [--batch 1 16 128] [--threads 1]
+
+Both sample at temperature 1 without filters from prompts of --prompt-tokens tokens, and both are made to write exactly
+--new-tokens. The two are timed in turn and the median of the ratios of neighbouring pairs is reported, so that a
+machine that is busy at times is unfair to neither. "shared" gives every eight requests one prompt, as groups of
+rollouts have; transformers reads each of them, we read it once. Only sampled tokens count; reading the prompts is in
+the time. The C library's allocator is tuned for both, as the command line does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luopan.generate.config import SamplingParams
+from luopan.generate.engine import Engine
+from luopan.model import hf
+from luopan.model.config import ModelConfig
+from luopan.model.decoder import Decoder
+from luopan.train.device import tune_allocator
+
+
+def main() -> None:
+    options = parse()
+    tune_allocator()
+    torch.set_num_threads(options.threads)
+    model = Decoder(
+        ModelConfig(
+            vocab_size=options.vocab_size,
+            hidden_size=options.hidden_size,
+            intermediate_size=options.intermediate_size,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            max_position_embeddings=options.prompt_tokens + options.new_tokens,
+        )
+    ).eval()
+    peer = load_peer(model)
+    print(
+        f"{model.config.num_parameters() / 1e6:.2f}M parameters, torch {torch.__version__}, {options.threads} threads"
+    )
+    print(f"{'batch':>5} {'prompts':>8} {'ours tok/s':>11} {'best':>8} {'transformers':>13} {'ratio':>7}")
+    for batch in options.batch:
+        for shared in (False, True) if batch >= 8 else (False,):
+            prompts = make_prompts(batch, options, shared)
+            ours, theirs = lambda p=prompts: run_ours(model, p, options), lambda p=prompts: run_theirs(peer, p, options)
+            report(batch, shared, batch * options.new_tokens, ours, theirs, options.rounds)
+
+
+def report(
+    batch: int, shared: bool, tokens: int, ours: Callable[[], None], theirs: Callable[[], None], rounds: int
+) -> None:
+    """Time both in turn and print medians."""
+    ours(), theirs()  # first calls allocate
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    mine, other = (statistics.median(column) for column in zip(*pairs))
+    ratio = statistics.median(b / a for a, b in pairs)
+    best = tokens / min(a for a, _ in pairs)
+    kind = "shared" if shared else "distinct"
+    print(f"{batch:>5} {kind:>8} {tokens / mine:>11,.0f} {best:>8,.0f} {tokens / other:>13,.0f} {ratio:>6.1f}x")
+
+
+def seconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def make_prompts(batch: int, options: argparse.Namespace, shared: bool) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(options.vocab_size, (batch, options.prompt_tokens), generator=generator).tolist()
+    return [ids[i // 8 * 8 if shared else i] for i in range(batch)]
+
+
+def run_ours(model: Decoder, prompts: list[list[int]], options: argparse.Namespace) -> None:
+    engine = Engine(model, eos_ids=[], max_batch=len(prompts))
+    done = engine.generate(prompts, SamplingParams(max_new_tokens=options.new_tokens), seed=0)
+    assert all(len(completion.tokens) == options.new_tokens for completion in done)
+
+
+def run_theirs(peer: Any, prompts: list[list[int]], options: argparse.Namespace) -> None:
+    ids = torch.tensor(prompts)
+    with torch.inference_mode():
+        out = peer.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=options.new_tokens,
+            max_new_tokens=options.new_tokens,
+            pad_token_id=0,
+        )
+    assert out.shape[1] == ids.shape[1] + options.new_tokens
+
+
+def load_peer(model: Decoder) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        hf.save(model, Path(folder))
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (
+        ("hidden-size", 128),
+        ("intermediate-size", 344),
+        ("layers", 3),
+        ("heads", 4),
+        ("vocab-size", 2048),
+        ("prompt-tokens", 40),
+        ("new-tokens", 40),
+        ("threads", 1),
+        ("rounds", 9),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 128])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
