@@ -15,6 +15,7 @@ import luopan
 
 ROOT = Path(luopan.__file__).parent
 FLOORS = (
+    ("__main__",),
     ("cli",),
     ("lab",),
     ("pipeline",),

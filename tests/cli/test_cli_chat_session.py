@@ -108,7 +108,7 @@ def test_an_error_costs_the_turn_and_nothing_more(session: ChatSession) -> None:
 
 def test_a_full_context_forgets_the_oldest_and_says_so() -> None:
     said: list[str] = []
-    parrot = Parrot(context=40)
+    parrot = Parrot(context=34)
     session = ChatSession(parrot, said.append, lambda text, part: None, system="Be brief.")
     for number in range(6):
         session.take(f"turn {number}")

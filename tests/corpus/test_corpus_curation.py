@@ -267,10 +267,15 @@ def test_a_failure_half_way_leaves_the_old_corpus_whole(source, tmp_path, monkey
     assert {path.name: sha256_file(path) for path in out.iterdir()} == before
 
 
-def test_a_place_that_cannot_be_written_to_is_the_users_error(source, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises((ArtifactError, NotADirectoryError, FileExistsError)):
-        curate([source], CurateConfig(), tmp_path / "file" / "out")
+@pytest.mark.parametrize(("number", "error"), [(28, DiskFullError), (30, ArtifactError), (13, ArtifactError)])
+def test_a_full_or_read_only_disk_is_the_users_error(source, tmp_path, monkeypatch, number, error):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(curation.store.pq.ParquetWriter, "write_table", refuse)
+    with pytest.raises(error):
+        curate([source], CurateConfig(), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_fingerprint_follows_contents_and_names_not_places(source, tmp_path, monkeypatch):

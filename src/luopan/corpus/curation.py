@@ -5,7 +5,7 @@ can honour the caps and the held-out part. Memory is flat but for some 300 bytes
 sizes). The result depends on the sources and the configuration alone: not on a seed, the time or the folder.
 
 Writes `train.parquet`, `held_out.parquet`, `rejected.parquet`, `funnel.json` and `card.json`. Each appears whole, and
-`card.json` last. One process; 4 to 6 MB/s on one core with the default filters.
+`card.json` last. One process: 4 MB/s of one busy core with all default steps, of which the filters alone do 7.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,11 @@ def curate(
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"two sources are called {name!r}", hint="Give each its own name.")
-    scratch = folder / SCRATCH
     funnel = Funnel()
-    with mend_os_errors(folder):
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+    with mend_os_errors(folder), workplace(folder) as scratch:
         with store.Writer(scratch / "rejected.parquet", store.REJECTED) as rejected:
             first = FirstPass(config, funnel, rejected)
-            with store.Writer(scratch / "kept.parquet", store.DOCUMENTS) as kept:
+            with store.Writer(scratch / "kept.parquet", store.DOCUMENTS, "lz4") as kept:
                 for number, source in enumerate(sources):
                     first.run(number, source.name, documents_of(source, funnel), kept)
                     note(progress_line(funnel, source.name))
@@ -100,13 +98,24 @@ def curate(
         fsync_tree(scratch)
         for file in FILES:
             (scratch / file).replace(folder / file)
-        scratch.rmdir()
         train, apart = choice.sizes(choice.train, names), choice.sizes(choice.held_out, names)
         card = data_card(origins(sources, streams), train, apart, samples)
         atomic_write_json(folder / "funnel.json", funnel.to_json())
         atomic_write_json(folder / "card.json", card)
     read_bytes = funnel.total("read")[1]
     return Curated(folder, card, funnel.to_json(), read_bytes, time.monotonic() - started)
+
+
+@contextmanager
+def workplace(folder: Path) -> Iterator[Path]:
+    """A scratch folder inside `folder`, which is gone afterwards whatever happens."""
+    scratch = folder / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def refuse_empty(funnel: Funnel) -> None:

@@ -40,9 +40,9 @@ GROUP_CHARACTERS = 4 << 20
 class Writer:
     """Appends rows to a parquet file. Use as a context manager; the file is whole only after it is left."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
         self.schema = schema
-        self.file = pq.ParquetWriter(path, schema, compression="zstd")
+        self.file = pq.ParquetWriter(path, schema, compression=compression)
         self.rows: list[dict[str, Any]] = []
         self.characters = 0
 

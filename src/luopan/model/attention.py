@@ -2,7 +2,8 @@
 
 A row holds whole documents end to end; a token sees itself and the earlier tokens of its own document, nothing else.
 `Layout` is built once per batch, on the CPU; what a back-end needs (index, mask, offsets) is made once and kept in
-it, so that no layer pays for it again. Back-ends are in `backends.py` and are all tested against the plain mask.
+it, so that no layer pays for it again. Back-ends: `stacks.py` (CPU), `varlen.py` (CUDA), plain causal, and the mask, against which the others are tested.
+Limit: the CUDA back-end was written to torch's documentation and has not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -59,11 +60,17 @@ class Layout:
         return _from_begins(begins).to(document_ids.device)
 
     @staticmethod
-    def causal(batch: int, length: int) -> Layout:
+    def causal(batch: int, length: int, device: torch.device | str = "cpu") -> Layout:
         """One document per row."""
-        begins = torch.zeros(batch, length, dtype=torch.bool)
-        begins[:, 0] = True
-        return _from_begins(begins)
+        rows = torch.arange(batch, device=device)
+        return Layout(
+            shape=(batch, length),
+            starts=tuple(range(0, batch * length, length)),
+            lengths=(length,) * batch,
+            position_ids=torch.arange(length, device=device).expand(batch, length),
+            document_index=rows[:, None].expand(batch, length),
+            offsets=torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=device),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -88,11 +95,11 @@ class Layout:
             self._made["mask"] = same.tril_()[:, None]
         return self._made["mask"]
 
-    def stacks(self, heads: int) -> Stacks:
-        """Where the rows of `heads` heads go in the stacked back-end; made once per number of heads."""
-        if heads not in self._made:
-            self._made[heads] = build_stacks(self.starts, self.lengths, self.shape, heads)
-        return self._made[heads]
+    def stacks(self) -> Stacks:
+        """Where tokens go in the stacked back-end (CPU)."""
+        if "stacks" not in self._made:
+            self._made["stacks"] = build_stacks(self.starts, self.lengths)
+        return self._made["stacks"]
 
 
 def _from_begins(begins: Tensor) -> Layout:
@@ -112,7 +119,16 @@ def _from_begins(begins: Tensor) -> Layout:
 
 
 def choose_backend(query: Tensor, layout: Layout) -> str:
-    """The fastest exact back-end for these queries: "causal", "varlen", "stacked" or "masked".
+    """The fastest exact back-end for these queries: "causal", "stacked" (CPU), "varlen" (CUDA, half) or "masked".
+
+    Forward + backward of attention alone, fp32, ms of processor time, one thread, best of 20 on a shared machine
+    (AVX-512 EPYC, torch 2.13); "causal" lets documents see each other and is here as a yardstick only:
+
+    | B, T, H / Hkv, D, documents per row | causal | masked | one call per document | stacked |
+    |---|---|---|---|---|
+    | 16, 256, 4 / 4, 32, 5               | 30.4 | 32.1 | 22.2 | 21.5 |
+    | 16, 256, 4 / 4, 32, 10              | 30.5 | 32.4 | 22.2 | 17.9 |
+    | 16, 256, 4 / 2, 32, 10              | 30.0 | 31.9 | 21.9 | 17.9 |
     """
     if layout.is_causal:
         return "causal"
@@ -135,8 +151,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Layout | Tensor, 
         grouped = query.shape[1] != key.shape[1]
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
     if backend == "stacked":
-        q_rows, kv_rows = visible.stacks(query.shape[1]), visible.stacks(key.shape[1])
-        return attend_stacked(query, key, value, q_rows, kv_rows)
+        return attend_stacked(query, key, value, visible.stacks())
     if backend == "varlen":
         return attend_varlen(query, key, value, visible.offsets, max(visible.lengths))
     assert backend == "masked", backend

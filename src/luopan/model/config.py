@@ -222,8 +222,13 @@ def extend_context(
     if rope_theta is not None:
         return ModelConfig.model_validate(values | {"rope_theta": rope_theta})
     if config.rope_scaling is not None:
-        raise ValueError(f"the model is scaled already ({config.rope_scaling.rope_type}); its pretrained length is lost")
-    scaling: dict[str, object] = {"rope_type": method, "factor": max_position_embeddings / config.max_position_embeddings}
+        raise ValueError(
+            f"the model is scaled already ({config.rope_scaling.rope_type}); its pretrained length is lost"
+        )
+    scaling: dict[str, object] = {
+        "rope_type": method,
+        "factor": max_position_embeddings / config.max_position_embeddings,
+    }
     if method == "yarn":
         scaling["original_max_position_embeddings"] = config.max_position_embeddings
     return ModelConfig.model_validate(values | {"rope_scaling": scaling})

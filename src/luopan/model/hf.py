@@ -111,7 +111,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         names = sorted(set(weight_map.values()))
         # A name in an index is a file beside it, not a path to somewhere else.
         if outside := [name for name in names if Path(str(name)).name != name]:
-            raise ModelError(f"weight_map names {outside[0]!r}, which is not a file of this folder", where=path / _INDEX)
+            raise ModelError(
+                f"weight_map names {outside[0]!r}, which is not a file of this folder", where=path / _INDEX
+            )
     else:
         pickled = sorted(path.glob("*.bin")) + sorted(path.glob("*.pt*"))
         hint = f"{pickled[0].name} is a pickle, which can run code: convert it to safetensors." if pickled else None

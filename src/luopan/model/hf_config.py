@@ -32,7 +32,9 @@ class Architecture:
     reads: frozenset[str] = field(default_factory=frozenset)  # options that this class looks at; others it ignores
 
 
-def _architecture(model_type: str, class_name: str, reads: str = "", rope_theta: float = 10_000.0, **defaults: Any) -> Architecture:
+def _architecture(
+    model_type: str, class_name: str, reads: str = "", rope_theta: float = 10_000.0, **defaults: Any
+) -> Architecture:
     return Architecture(model_type, class_name, MappingProxyType(defaults), rope_theta, frozenset(reads.split()))
 
 
@@ -88,7 +90,14 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 )
 
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_COPIED = (*_REQUIRED, "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "initializer_range")
+_COPIED = (
+    *_REQUIRED,
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "initializer_range",
+)
 
 # Keys that ask for something else than a dense decoder with plain attention, whatever the family.
 _NOT_IMPLEMENTED: Mapping[str, str] = MappingProxyType(
@@ -161,7 +170,9 @@ def from_hf_config(values: Mapping[str, Any], where: object | None = None) -> Mo
 
 def _refuse_unimplemented(known: Mapping[str, Any], architecture: Architecture, where: object | None) -> None:
     for key, what in _NOT_IMPLEMENTED.items():
-        if known.get(key) and not (key in ("logit_scale", "embedding_multiplier", "residual_multiplier") and known[key] == 1):
+        if known.get(key) and not (
+            key in ("logit_scale", "embedding_multiplier", "residual_multiplier") and known[key] == 1
+        ):
             raise ModelError(f"{key} {known[key]!r}: {what} is not implemented", where=where)
     activation = known.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
@@ -201,7 +212,9 @@ def _read_rope(known: Mapping[str, Any], architecture: Architecture, where: obje
         given = dict(given["full_attention"] or {})
     partial = given.get("partial_rotary_factor", known.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
-        raise ModelError(f"partial_rotary_factor {partial!r}: partial rotary embeddings are not implemented", where=where)
+        raise ModelError(
+            f"partial_rotary_factor {partial!r}: partial rotary embeddings are not implemented", where=where
+        )
     theta = given.get("rope_theta") or known.get("rope_theta") or architecture.rope_theta
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind == "default":

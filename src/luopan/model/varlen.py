@@ -1,4 +1,7 @@
-"""Document-aware attention on CUDA: torch's variable-length flash attention (`torch.nn.attention.varlen`)."""
+"""Document-aware attention on CUDA: torch's variable-length flash attention (`torch.nn.attention.varlen`).
+
+Limit: written to torch's documentation; not yet run on a GPU (`tests/model/test_attention.py` has the test).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 @functools.cache
 def _varlen_function() -> tuple[Any, frozenset[str]] | None:
-    """`varlen_attn` and the names of its parameters (they changed between 2.10 and 2.13), None where it is absent."""
+    """`varlen_attn` and its parameters' names (`enable_gqa` came after torch 2.11), None where it is absent."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -21,8 +24,9 @@ def _varlen_function() -> tuple[Any, frozenset[str]] | None:
 
 
 def varlen_runs_on(query: Tensor) -> bool:
-    """Whether these queries can use it: half precision on CUDA, and a torch that has it."""
-    return query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16) and _varlen_function() is not None
+    """Whether these queries can use it: CUDA, half precision, a head size flash attention takes, a torch that has it."""
+    fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    return query.device.type == "cuda" and fits and _varlen_function() is not None
 
 
 def attend_varlen(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, longest: int) -> Tensor:
@@ -31,7 +35,7 @@ def attend_varlen(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, lo
     assert found is not None
     function, names = found
     batch, heads, length, size = query.shape
-    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
+    options: dict[str, Any] = {"window_size": (-1, 0)}  # any number of earlier tokens, none later: causal
     if key.shape[1] != heads:
         if "enable_gqa" in names:
             options["enable_gqa"] = True

@@ -202,7 +202,7 @@ class _Job:
         progress = self.reporter.progress(folders.name)
         space = Workspace(folders.partial, folders.name, wanted.seed, progress)
         try:
-            if True:
+            with mend_os_errors(folders.partial):
                 metrics = dict(stage.run(spec, inputs, space))
         except KeyboardInterrupt as error:
             self._stopped(folders, before + time.perf_counter() - started)

@@ -95,7 +95,7 @@ def load_recipe(
 
 
 def _as_written(recipe: BaseModel) -> dict[str, Any]:
-    """A recipe object as a file would have it: without defaults, and without the corpus section copied to its stages."""
+    """A recipe object as a file would have it: no defaults, and no corpus section copied to its stages."""
     data = recipe.model_dump(mode="json", exclude_unset=True)
     for stage in data.get("stages", {}).values():
         if data.get("corpus") is not None and stage.get("source") == data["corpus"]:

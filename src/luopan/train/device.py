@@ -38,8 +38,10 @@ def describe_device(device: torch.device | None = None) -> str:
 def tune_allocator() -> bool:
     """Tell glibc to keep freed memory instead of handing it back to the system; True if it was done.
 
-    A training step frees and asks again for the same large blocks; glibc takes blocks over 128 KiB to 32 MiB from
-    the system each time, and every page of them faults and is zeroed anew. MEASURED
+    A training step frees and asks again for the same large blocks; glibc takes them from the system each time, and
+    every page of them faults and is zeroed anew. Measured on a 0.86M model, 16 rows of 256 tokens, one thread: page
+    faults per step 23,000-28,000 -> 50-700, time in the kernel 55 ms -> 3 ms of a 450 ms step (12%), peak memory 1 to
+    5% higher. With blocks of random sizes the peak was 538 MiB instead of 420, and stayed there.
     Linux with glibc only, and for this process only; harmless elsewhere (returns False). Switch off with
     LUOPAN_TUNE_ALLOCATOR=0. Must run before the first large allocation to have its whole effect.
     """
