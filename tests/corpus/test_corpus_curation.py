@@ -205,6 +205,9 @@ def test_an_empty_file_is_an_empty_corpus(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="no document is left of 0"):
         curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")
+    (tmp_path / "a.txt").write_bytes(b"\x00")
+    with pytest.raises(DataError, match="UTF-8"):
+        curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(DataError, match="filter/empty"):
         curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")

@@ -190,7 +190,9 @@ def test_a_missing_path_says_what_is_there(tmp_path):
     (tmp_path / "stories").mkdir()
     with pytest.raises(DataError, match="no such file or folder") as caught:
         read(tmp_path / "storys")
-    assert caught.value.where == str(tmp_path / "storys") and "stories" in str(caught.value)
+    assert caught.value.where == str(tmp_path / "storys") and f"Did you mean {tmp_path}/stories?" in str(caught.value)
+    with pytest.raises(DataError, match="holds: stories"):
+        read(tmp_path / "other")
 
 
 @pytest.mark.parametrize("names", [[], ["a.pdf", "b.docx"]])

@@ -122,14 +122,12 @@ def refuse_empty(funnel: Funnel) -> None:
     """DataError, with what took the documents, if none is left."""
     if funnel.total("deduplicated")[0]:
         return
-    found, _ = funnel.total("found")
+    found, read = funnel.total("found")[0], funnel.total("read")[0]
+    hint = "Give more text, or loosen the rule that took the most (null turns one off)."
+    if not read:
+        hint = "Mend or convert what is named above; text has to be UTF-8." if found else "The source is empty."
     lines = "".join(f"\n    {line}" for line in funnel.reasons())
-    raise DataError(
-        f"no document is left of {found:,}{':' if lines else ''}{lines}",
-        hint="Give more text, or loosen the rule that took the most (null turns one off)."
-        if found
-        else "The source is empty.",
-    )
+    raise DataError(f"no document is left of {found:,}{':' if lines else ''}{lines}", hint=hint)
 
 
 def documents_of(source: SourceConfig, funnel: Funnel) -> Iterator[Document | Rejected]:

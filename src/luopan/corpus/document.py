@@ -42,10 +42,7 @@ class Rejected:
 
     def reason(self) -> str:
         """One line for a person: `notes.jsonl:7: json: Expecting ',' delimiter`."""
-        figures = ""
-        if self.value is not None:
-            figures = f" {self.value:.4g}"
-            if self.threshold is not None:
-                figures += f" (limit {self.threshold:.4g})"
-        words = f": {self.detail}" if self.detail else ""
-        return f"{self.where or self.id}: {self.rule}{figures}{words}"
+        if self.detail:
+            return f"{self.where or self.id}: {self.rule}: {self.detail}"
+        figures = "" if self.value is None else f" {self.value:.4g} (limit {self.threshold:.4g})"
+        return f"{self.where or self.id}: {self.rule}{figures}"

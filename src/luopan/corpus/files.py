@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 from collections.abc import Iterator
@@ -85,4 +86,6 @@ def near(path: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     if not names:
         return f"{folder} is empty."
+    if close := difflib.get_close_matches(path.name, names, n=1):
+        return f"Did you mean {folder / close[0]}?"
     return f"{folder} holds: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
