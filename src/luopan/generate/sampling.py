@@ -89,13 +89,13 @@ def warp(logits: Tensor, params: SamplingParams, seen: Tensor | None = None) -> 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row from softmax(logits [B, V]) with uniform [B, 1] in [0, 1): tokens [B], their logprobs [B].
 
-    A token of probability zero is never drawn: the threshold is kept below the last cumulative sum. Logits that are no
-    numbers give a logprob that is none.
+    `uniform` is fp32, as `uniforms` makes it. A token of probability zero is never drawn: sums on either side of it are
+    equal. Logits that are no numbers give a logprob that is none.
     """
     probabilities = logits.softmax(-1)
     cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1:]
-    threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    # At most 1 - 2^-24, so the product rounds to less than the last sum, which is near 1.
+    threshold = uniform * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, threshold, right=True)  # the first whose sum is above it
     tokens = tokens.clamp_(max=logits.shape[-1] - 1)
     return tokens[:, 0], probabilities.gather(-1, tokens)[:, 0].log()

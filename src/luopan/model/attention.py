@@ -2,8 +2,8 @@
 
 A row holds whole documents end to end; a token sees itself and the earlier tokens of its own document, nothing else.
 `Layout` is built once per batch, on the CPU; what a back-end needs (index, mask, offsets) is made once and kept in
-it, so that no layer pays for it again. Back-ends: `stacks.py` (CPU), `varlen.py` (CUDA), plain causal, and the mask, against which the others are tested.
-Limit: the CUDA back-end was written to torch's documentation and has not been run on a GPU yet.
+it, so that no layer pays for it again. Back-ends: `stacks.py` (CPU), `varlen.py` (CUDA), plain causal, and the mask,
+against which the others are tested. Limit: the CUDA back-end has not run on a GPU yet.
 """
 
 from __future__ import annotations

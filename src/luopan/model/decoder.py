@@ -136,8 +136,8 @@ class Decoder(nn.Module):
         a `cache`, which then decides what is visible, `position_ids` [B, T] must be given and `layout` must not.
         """
         if cache is None:
-            layout = layout or Layout.causal(*input_ids.shape, device=input_ids.device)
-            layout = layout.to(input_ids.device)
+            batch, length = input_ids.shape
+            layout = (layout or Layout.causal(batch, length, input_ids.device)).to(input_ids.device)
             assert layout.shape == tuple(input_ids.shape), (layout.shape, input_ids.shape)
             visible: Layout | Tensor = layout
             position_ids = layout.position_ids if position_ids is None else position_ids

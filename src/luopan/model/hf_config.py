@@ -251,7 +251,7 @@ def _read_yarn(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_rope_layers(known: Mapping[str, Any], where: object | None) -> dict[str, Any]:
     """NoPE layers in their shortest form: nothing, an interval, or the list."""
-    layers, interval = known["num_hidden_layers"], known.get("no_rope_layer_interval")
+    layers, interval = int(known["num_hidden_layers"]), int(known.get("no_rope_layer_interval") or 4)
     flags = known.get("no_rope_layers")
     if flags is None:
         flags = [int((layer + 1) % interval != 0) for layer in range(layers)]

@@ -24,7 +24,7 @@ def _varlen_function() -> tuple[Any, frozenset[str]] | None:
 
 
 def varlen_runs_on(query: Tensor) -> bool:
-    """Whether these queries can use it: CUDA, half precision, a head size flash attention takes, a torch that has it."""
+    """Whether these queries can use it: CUDA, half precision, a head size that flash attention takes."""
     fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
     return query.device.type == "cuda" and fits and _varlen_function() is not None
 

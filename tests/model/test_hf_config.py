@@ -1,0 +1,118 @@
+"""Reading and writing `config.json`: what is refused, what is ignored, what is chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from luopan.errors import ModelError
+from luopan.model.config import ModelConfig
+from luopan.model.hf import from_hf_config, to_hf_config
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+
+
+def _llama(**options: Any) -> dict[str, Any]:
+    return {"model_type": "llama", **SHAPE, "num_key_value_heads": 2, "max_position_embeddings": 128, **options}
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"model_type": "mixtral", **SHAPE}, "model_type 'mixtral'"),
+        (SHAPE, "model_type is missing"),
+        (_llama(vocab_size=None), "vocab_size"),
+        (_llama(hidden_act="gelu"), "hidden_act"),
+        (_llama(num_local_experts=8), "num_local_experts"),
+        (_llama(attention_sinks=4), "attention_sinks"),
+        (_llama(attention_dropout=0.1), "attention_dropout"),
+        (_llama(quantization_config={"bits": 4}), "quantization_config"),
+        (_llama(rope_scaling={"type": "dynamic", "factor": 2.0}), "rope_scaling.rope_type 'dynamic'"),
+        (_llama(rope_parameters={"rope_type": "longrope", "factor": 2.0}), "rope_parameters.rope_type 'longrope'"),
+        (_llama(rope_scaling={"type": "linear"}), "rope_scaling.factor"),
+        (_llama(partial_rotary_factor=0.5), "partial_rotary_factor"),
+        (_llama(num_key_value_heads=3), "num_key_value_heads"),
+        (_llama(model_type="mistral", sliding_window=64), "sliding_window 64"),
+        (_llama(model_type="qwen2", use_sliding_window=True, sliding_window=64, max_window_layers=2), "sliding_window"),
+        (_llama(model_type="qwen3", layer_types=["linear_attention"] * 4), "layer_types"),
+        (_llama(model_type="smollm3", no_rope_layers=[1, 0]), "no_rope_layers"),
+    ],
+)
+def test_what_is_not_implemented_is_refused_by_name(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        from_hf_config(values, where="model/config.json")
+    assert key in str(caught.value)
+    assert "model/config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        _llama(pretraining_tp=4, sliding_window=64),  # Llama's class does not look at a window
+        _llama(model_type="mistral", sliding_window=None),
+        _llama(model_type="mistral", sliding_window=128),  # as long as the context: it never acts
+        _llama(model_type="qwen2", use_sliding_window=False, sliding_window=64),
+        _llama(model_type="qwen3", use_sliding_window=True, sliding_window=64, max_window_layers=4),
+    ],
+)
+def test_what_has_no_effect_is_ignored(values: dict[str, Any]) -> None:
+    assert from_hf_config(values).hidden_size == 32
+
+
+def test_old_and_new_rope_keys_read_alike() -> None:
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 32}
+    old = from_hf_config(_llama(rope_theta=5e5, rope_scaling={"type": "yarn", **yarn}))
+    new = from_hf_config(_llama(rope_parameters={"rope_type": "yarn", "rope_theta": 5e5, **yarn}))
+    assert old == new
+    assert (old.rope_theta, old.rope_scaling and old.rope_scaling.factor) == (5e5, 4.0)
+
+
+def test_missing_keys_take_the_defaults_of_their_class() -> None:
+    smollm3 = from_hf_config({"model_type": "smollm3", **SHAPE})
+    assert (smollm3.rope_theta, smollm3.kv_heads, smollm3.tie_word_embeddings) == (2e6, 4, True)
+    assert smollm3.rope_layers == (True, True, True, False)
+    assert from_hf_config({"model_type": "llama", **SHAPE}).tie_word_embeddings is False
+
+
+@pytest.mark.parametrize(
+    ("options", "model_type"),
+    [
+        ({}, "llama"),
+        ({"attention_bias": True, "mlp_bias": True}, "llama"),
+        ({"attention_bias": True, "attention_output_bias": False}, "qwen2"),
+        ({"qk_norm": True, "attention_bias": True}, "qwen3"),
+        ({"no_rope_layer_interval": 2}, "smollm3"),
+        ({"no_rope_layers": [1, 0, 0, 1]}, "smollm3"),
+        ({"hidden_size": 30, "head_dim": 8}, "mistral"),
+    ],
+)
+def test_chosen_architecture_round_trips(options: dict[str, Any], model_type: str) -> None:
+    config = ModelConfig(**{**SHAPE, **options})
+    written = to_hf_config(config)
+    assert written["model_type"] == model_type
+    assert from_hf_config(written) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "architecture", "names"),
+    [
+        ({"no_rope_layer_interval": 2}, "llama", "no_rope_layers"),
+        ({"qk_norm": True}, "LlamaForCausalLM", "qk_norm"),
+        ({}, "qwen3", "qk_norm"),
+        ({}, "qwen2", "biases"),
+        ({"attention_bias": True}, "mistral", "attention_bias"),
+        ({"mlp_bias": True}, "mistral", "mlp_bias"),
+        ({"qk_norm": True, "no_rope_layer_interval": 2}, None, "qk_norm"),
+        ({}, "gpt2", "not supported"),
+    ],
+)
+def test_what_the_target_cannot_express_is_named(options: dict[str, Any], architecture: str | None, names: str) -> None:
+    with pytest.raises(ModelError, match=names):
+        to_hf_config(ModelConfig(**SHAPE, **options), architecture)
