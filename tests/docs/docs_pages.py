@@ -136,9 +136,7 @@ def luopan_calls(command: str) -> list[list[str]]:
             current = None
         elif word in (">", ">>", "<", "2>"):
             skip = True
-        elif re.fullmatch(r"\d?>{1,2}&?\S+|[A-Z_]+=\S*", word) and current is None:
-            continue
-        elif re.fullmatch(r"\d?>{1,2}&?\S+", word):
+        elif re.fullmatch(r"\d?>{1,2}&?\S+", word) or (current is None and re.fullmatch(r"[A-Z_]+=\S*", word)):
             continue
         elif current is not None:
             current.append(word)
@@ -157,7 +155,9 @@ def same_output(expected: list[str], printed: list[str]) -> bool:
     while printed and not printed[-1].strip():
         printed = printed[:-1]
     pattern = "".join(
-        r"(?:.*\n)*?" if line.strip() == "…" else ".*".join(re.escape(piece) for piece in line.rstrip().split("…")) + r"\s*?\n"
+        r"(?:.*\n)*?"
+        if line.strip() == "…"
+        else ".*".join(re.escape(piece) for piece in line.rstrip().split("…")) + r"\s*?\n"
         for line in expected
     )
     return re.fullmatch(pattern, "".join(line.rstrip() + "\n" for line in printed)) is not None

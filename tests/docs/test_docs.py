@@ -1,4 +1,4 @@
-"""What the documentation says is so: its Python runs, its commands parse, its links lead somewhere, no room is left out.
+"""What the documentation says is so: its Python runs, its commands parse, its links lead somewhere, no room is missing.
 
 The words after a block's language are explained in `docs_pages.py`.
 """
@@ -127,7 +127,9 @@ def command_lines() -> list[tuple[str, list[str]]]:
     ]
 
 
-@pytest.mark.parametrize(("where", "words"), command_lines(), ids=lambda value: None if isinstance(value, list) else value)
+@pytest.mark.parametrize(
+    ("where", "words"), command_lines(), ids=lambda value: None if isinstance(value, list) else value
+)
 def test_command_lines_parse(where: str, words: list[str]) -> None:
     if not words or words[0] in ("--help", "--version"):
         return

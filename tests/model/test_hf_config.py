@@ -74,6 +74,16 @@ def test_old_and_new_rope_keys_read_alike() -> None:
     assert (old.rope_theta, old.rope_scaling and old.rope_scaling.factor) == (5e5, 4.0)
 
 
+def test_either_form_of_the_rope_keys_is_written_whole() -> None:
+    """transformers 4.5x reads only the old keys, 5 the new ones: each must do alone."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    config = ModelConfig(**SHAPE, rope_theta=5e5, rope_scaling=scaling)
+    written = to_hf_config(config)
+    new = {key: value for key, value in written.items() if key not in ("rope_theta", "rope_scaling")}
+    old = {key: value for key, value in written.items() if key != "rope_parameters"}
+    assert from_hf_config(new) == from_hf_config(old) == config
+
+
 def test_missing_keys_take_the_defaults_of_their_class() -> None:
     smollm3 = from_hf_config({"model_type": "smollm3", **SHAPE})
     assert (smollm3.rope_theta, smollm3.kv_heads, smollm3.tie_word_embeddings) == (2e6, 4, True)

@@ -132,7 +132,7 @@ class ChatSession:
         elif path.exists() and path.resolve() not in self.saved:
             self.say(f"{path} exists already; not overwritten")
         else:
-            row = {"messages": self.history(), "enable_thinking": self.thinking}
+            row = {"messages": self.history(), "chat_template_kwargs": {"enable_thinking": self.thinking}}
             try:
                 atomic_write_text(path, json.dumps(row, ensure_ascii=False) + "\n")
             except (LuopanError, OSError) as error:

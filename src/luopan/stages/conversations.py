@@ -113,6 +113,15 @@ def set_aside_report(stage: str, data: ChatData) -> list[SetAside]:
     ]
 
 
+def set_aside_note(data: ChatData) -> str | None:
+    """A line for the person in front of the run; None if everything can be used."""
+    if not data.set_aside:
+        return None
+    where, reason = data.set_aside[0]
+    total = len(data.examples) + len(data.set_aside)
+    return f"{len(data.set_aside)} of {total} conversations are set aside, such as {where}: {reason}"
+
+
 def mixture_table(data: ChatData) -> Table:
     """Rows, tokens and lengths per source; columns as in the Smol Training Playbook's table of its SFT mixture."""
     lengths = np.array([len(example) for example in data.examples])

@@ -10,11 +10,10 @@ from luopan.artifacts import Artifact, atomic_write_json, atomic_write_text
 from luopan.recipe.specs import EvalSpec
 from luopan.report.data import Answer, HeatCell, HeatColumn, HeatTable, Message, Sample, StageReport
 from luopan.stages.base import Inputs, Workspace
-from luopan.stages.common import open_model
+from luopan.stages.common import open_model, start_device
 from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.measure import answer_dialogues, mean_accuracy, suite_figures, suite_of
 from luopan.stages.text import mean_bits, text_bits
-from luopan.train.device import pick_device
 
 
 class Evaluate:
@@ -58,7 +57,7 @@ class Evaluate:
 
 def evaluate(spec: EvalSpec, artifact: Artifact, corpus: Artifact | None) -> dict[str, Any]:
     """Suite, text and dialogues of one model; plain data."""
-    chat = open_model(artifact, pick_device())
+    chat = open_model(artifact, start_device())
     length = chat.model.config.max_position_embeddings
     answers = answer_dialogues(chat, spec.dialogues, spec.suite.sampling)
     return {

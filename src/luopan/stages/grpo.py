@@ -32,13 +32,13 @@ from luopan.stages.common import (
     fit_metrics,
     open_model,
     save_model,
+    start_device,
     training_flops,
 )
 from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.measure import engine_of, samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.tokens.batch import Batch
 from luopan.tokens.chat import Conversation, encode_prompts
-from luopan.train.device import pick_device
 from luopan.train.loop import fit
 from luopan.train.losses import policy_loss, token_scores
 
@@ -58,7 +58,7 @@ class Grpo:
 
     @staticmethod
     def run(spec: GrpoSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
-        device = pick_device()
+        device = start_device()
         chat = open_model(inputs["model"][0], device)
         check_length(spec.max_length, chat)
         before = out.remember("before", lambda: suite_of(inputs["model"][0], chat, spec.suite))

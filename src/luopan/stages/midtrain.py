@@ -26,6 +26,7 @@ from luopan.stages.common import (
     open_model,
     rows_per_step,
     save_model,
+    start_device,
     training_flops,
 )
 from luopan.stages.handover import metrics_of, write_report
@@ -41,7 +42,6 @@ from luopan.stages.text import (
     text_bits,
 )
 from luopan.tokens.rows import TokenRows
-from luopan.train.device import pick_device
 from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss
 
@@ -59,7 +59,7 @@ class Midtrain:
 
     @staticmethod
     def run(spec: MidtrainSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
-        device = pick_device()
+        device = start_device()
         corpus = inputs["corpus"][0]
         chat = open_model(inputs["model"][0], device)
         pretrained = chat.model.config.max_position_embeddings

@@ -32,6 +32,7 @@ from luopan.stages.common import (
     open_model,
     rows_per_step,
     save_model,
+    start_device,
     steps_for_epochs,
     training_flops,
 )
@@ -42,7 +43,6 @@ from luopan.stages.rows import read_rows
 from luopan.tokens.batch import collate
 from luopan.tokens.chat import Conversation, encode_chats, encode_prompts
 from luopan.tokens.example import Example
-from luopan.train.device import pick_device
 from luopan.train.loop import fit
 from luopan.train.losses import preference_loss, sequence_logprobs
 
@@ -62,13 +62,15 @@ class Preference:
 
     @staticmethod
     def run(spec: PreferenceSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
-        device = pick_device()
+        device = start_device()
         chat = open_model(inputs["model"][0], device)
         check_length(spec.max_length, chat)
         aside: list[tuple[str, str]] = []
         train, test = _pairs(spec, out.seed, aside)
         train_pairs = encode_pairs(chat, train, spec.max_length, aside)
         test_pairs = encode_pairs(chat, test, spec.max_length, aside)
+        if aside:
+            out.progress.note(f"{len(aside)} rows are set aside, such as {aside[0][0]}: {aside[0][1]}")
         reference = out.remember("reference", lambda: _scores(chat, train_pairs, spec))
         test_reference = out.remember("test_reference", lambda: _scores(chat, test_pairs, spec))
         source = inputs["model"][0]

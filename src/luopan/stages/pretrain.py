@@ -10,7 +10,15 @@ from luopan.model.decoder import Decoder
 from luopan.recipe.specs import PretrainSpec
 from luopan.report.data import BarChart, Bars, Note, StageReport
 from luopan.stages.base import Inputs, Workspace
-from luopan.stages.common import MODEL_PAYLOAD, Chat, fit_metrics, rows_per_step, save_model, training_flops
+from luopan.stages.common import (
+    MODEL_PAYLOAD,
+    Chat,
+    fit_metrics,
+    rows_per_step,
+    save_model,
+    start_device,
+    training_flops,
+)
 from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.text import (
     TextFeed,
@@ -24,7 +32,6 @@ from luopan.stages.text import (
 )
 from luopan.tokens.rows import TokenRows
 from luopan.tokens.tokenizer import load_tokenizer
-from luopan.train.device import pick_device
 from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss
 
@@ -44,7 +51,7 @@ class Pretrain:
 
     @staticmethod
     def run(spec: PretrainSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
-        device = pick_device()
+        device = start_device()
         corpus = inputs["corpus"][0]
         tokenizer = load_tokenizer(inputs["tokenizer"][0].tokenizer_path)
         if len(tokenizer) != spec.model.vocab_size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -12,12 +13,14 @@ import yaml
 
 from luopan.artifacts import Artifact, atomic_write_text, versions
 from luopan.recipe.specs import ReportSpec
-from luopan.report.data import Mark, RunReport, StageReport, series_from_metrics
+from luopan.report.data import Mark, RunReport, Sample, StageReport, series_from_metrics
 from luopan.report.page import render
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.handover import REPORT_FILE
 from luopan.train.device import describe_device
 
+CLOSING_FILE = "closing.txt"
+CLOSING_SAMPLES = 3
 MODEL_KINDS = ("pretrain", "midtrain", "sft", "preference", "grpo")
 
 
@@ -59,6 +62,7 @@ class Report:
         report = report.model_copy(update={"stages": [_without_dialogues(part) for part in stages]})
         atomic_write_text(out.path / "report.json", report.model_dump_json(indent=1) + "\n")
         atomic_write_text(out.path / "report.html", render(report))
+        atomic_write_text(out.path / CLOSING_FILE, closing_words(report))
         gains = [figure for part in stages for figure in part.figures if figure.headline and figure.after is not None]
         return {
             "before": {"figures": 0},
@@ -66,6 +70,28 @@ class Report:
             "flops": sum(part.flops or 0.0 for part in stages),
             "seconds_of_stages": round(report.seconds or 0.0, 1),
         }
+
+
+def closing_words(report: RunReport) -> str:
+    """What a run ends with on the terminal: sample dialogues with its last model, and the command to chat."""
+    lines = []
+    for sample in spread(report.samples, CLOSING_SAMPLES):
+        name, answer = list(sample.answers.items())[-1]
+        for message in sample.messages:
+            lines.append(f"  {message.role}: {message.content}")
+        thinking = f"<think> {' '.join(answer.thinking.split())} </think> " if answer.thinking else ""
+        lines += [f"  {name}: {thinking}{answer.text}", ""]
+    if report.chat_command:
+        lines.append(f"talk to it: {report.chat_command}")
+    return "\n".join(lines) + "\n"
+
+
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The first turn of `count` different dialogues."""
+    firsts: dict[str, Sample] = {}
+    for sample in samples:
+        firsts.setdefault(sample.group, sample)
+    return list(firsts.values())[:count]
 
 
 def stage_part(artifact: Artifact) -> StageReport:

@@ -19,17 +19,17 @@ from luopan.stages.common import (
     open_model,
     rows_per_step,
     save_model,
+    start_device,
     steps_for_epochs,
     training_flops,
 )
-from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_report
+from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_note, set_aside_report
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
 from luopan.stages.measure import samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.stages.packed import PackedFeed
 from luopan.stages.text import forgetting_figures, text_bits
 from luopan.tokens.packing import pack, padding_share
 from luopan.tokens.show import render_mask
-from luopan.train.device import pick_device
 from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss
 
@@ -49,13 +49,15 @@ class Sft:
 
     @staticmethod
     def run(spec: SftSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
-        device = pick_device()
+        device = start_device()
         chat = open_model(inputs["model"][0], device)
         check_length(spec.max_length, chat)
         corpus = inputs["corpus"][0] if "corpus" in inputs else None
         data = chat_data(
             chat.tokenizer, spec.data, seed=out.seed, max_length=spec.max_length, multi_turn=spec.multi_turn
         )
+        if note := set_aside_note(data):
+            out.progress.note(note)
         write_trained_sample(data, chat.tokenizer, out)
 
         def bits() -> dict[str, float]:

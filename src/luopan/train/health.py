@@ -54,7 +54,7 @@ class Health:
         if empty:
             raise TrainingError(
                 f"there is nothing to learn in step {step - 1}: no trained token in the whole step",
-                hint="Look at the loss mask (luopan check); max_length may cut off every answer.",
+                hint="Look at what is trained (luopan template render); max_length may cut off every answer.",
             )
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
