@@ -69,11 +69,12 @@ def test_standard_error_by_hand() -> None:
 
 
 def test_thinking_rates_are_kept_per_mode() -> None:
-    thinking, direct = sums(2, thinking=1.0), sums(2)
-    texts = [spoken(thinking[0]), thinking[1].answer, direct[0].answer, spoken(thinking[0])]
+    thinking, direct = sums(2, thinking=1.0), sums(4)
+    silent = [case.answer for case in direct[:3]]
+    texts = [spoken(thinking[0]), thinking[1].answer, *silent, spoken(thinking[0])]
     report = run_cases(saying(*texts), Letters(), [*thinking, *direct], encode=prompts)
     score = report.skills["addition"]
-    assert score.think_on == 0.5 and score.think_off == 0.5
+    assert score.think_on == 0.5 and score.think_off == 0.75
     assert set(report.details) == {"addition/1 digit/think", "addition/1 digit/direct"}
     assert report.details["addition/1 digit/think"].n == 2
 
@@ -108,6 +109,9 @@ def test_transcripts_are_few_and_of_every_skill() -> None:
     report = run_cases(saying(*("?" for _ in cases)), Letters(), cases, encode=prompts, keep=2)
     assert [transcript.skill for transcript in report.bad] == ["addition"] * 2 + ["copying"] * 2
     assert report.good == ()
+    right = run_cases(saying(*(case.answer for case in cases)), Letters(), cases, encode=prompts, keep=2)
+    assert [transcript.skill for transcript in right.good] == ["addition"] * 2 + ["copying"] * 2
+    assert right.bad == ()
 
 
 def test_a_report_is_plain_data() -> None:

@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
     # Read when torch loads its OpenMP library. With the default, waiting threads spin for milliseconds, and a training
-    # step took 20 times as long beside one busy neighbour on two cores (8.4 s instead of 0.40 s; docs/log.md).
+    # step took 12 times as long beside one busy neighbour on two cores (8.4 s instead of 0.7 s; docs/log.md).
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("--help", "-h", "help"):
         print(overview())

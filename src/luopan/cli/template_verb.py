@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,6 +57,10 @@ def render(
     style: Literal["plain", "ansi", "html"] = "html" if html else "ansi" if sys.stdout.isatty() else "plain"
     shown, refused = [], 0
     for where, row in rows_of(file, limit):
+        if isinstance(row, str):
+            refused += 1
+            print(f"error: {where}: {row}", file=sys.stderr)
+            continue
         thinking = bool(row.get("enable_thinking", row.get("chat_template_kwargs", {}).get("enable_thinking", think)))
         try:
             example = encode_chat(
@@ -81,28 +85,14 @@ def render(
         raise typer.Exit(1)
 
 
-def rows_of(file: Path, limit: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, row) of the first `limit` rows; a line that is no conversation raises DataError."""
-    from luopan.errors import DataError
+def rows_of(file: Path, limit: int) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """(file:line, row) of the first `limit` rows; in place of a row that is no conversation, what is wrong with it."""
+    from luopan.stages.rows import read_rows
 
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=file) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 text (byte {error.start})", where=file) from None
-    found = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or found == limit:
-            continue
-        found += 1
-        where = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"is not JSON: {error}", where=where) from None
-        if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-            raise DataError("has no list of `messages`", where=where)
-        yield where, row
-    if not found:
-        raise DataError("holds no conversation", where=file)
+    for row in islice(read_rows(file), limit):
+        if row.values is None:
+            yield row.where, row.fault
+        elif not isinstance(row.values.get("messages"), list):
+            yield row.where, "has no list of `messages`"
+        else:
+            yield row.where, row.values

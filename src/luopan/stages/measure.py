@@ -85,6 +85,8 @@ def suite_figures(before: dict[str, Any] | None, after: dict[str, Any], *, headl
                 name="skills, mean",
                 before=mean_accuracy(before),
                 after=mean_accuracy(after),
+                stderr_before=mean_stderr(before),
+                stderr_after=mean_stderr(after),
                 unit="%",
                 n=after["total"]["scored"],
                 headline="skills, mean" in headline,
@@ -117,6 +119,12 @@ def mean_accuracy(result: dict[str, Any] | None) -> float | None:
     """Mean accuracy over the tests of a suite's result; None where there is none."""
     values = [s["accuracy"] for s in (result or {"tests": {}})["tests"].values() if s["accuracy"] is not None]
     return sum(values) / len(values) if values else None
+
+
+def mean_stderr(result: dict[str, Any] | None) -> float | None:
+    """Standard error of `mean_accuracy`, the tests being independent of each other."""
+    errors = [s["stderr"] for s in (result or {"tests": {}})["tests"].values() if s["stderr"] is not None]
+    return sum(error**2 for error in errors) ** 0.5 / len(errors) if errors else None
 
 
 def skill_bars(title: str, before: dict[str, Any], after: dict[str, Any], names: tuple[str, str]) -> BarChart:

@@ -244,18 +244,20 @@ def sampled_answers(chat: Chat, spec: PreferenceSpec) -> dict[str, list[float]]:
     return {"flawless": flawless, "right": [grade(case, text).score or 0.0 for case, text in zip(cases, texts)]}
 
 
-def win_rate(before: Sequence[float], after: Sequence[float]) -> float:
-    """Share of questions on which the later answer is the better one; a tie counts half."""
-    return sum(0.5 + 0.5 * ((new > old) - (new < old)) for old, new in zip(before, after)) / len(after)
+def wins(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Per question: 1 where the later answer is the better one, 0 where it is the worse, 0.5 for a tie."""
+    return [0.5 + 0.5 * ((new > old) - (new < old)) for old, new in zip(before, after)]
 
 
 def _figures(before: dict[str, Any], after: dict[str, Any]) -> list[Figure]:
     figures = []
     if "flawless" in after:
         n = len(after["flawless"])
+        won = wins(before["flawless"], after["flawless"])
         figures.append(
-            Figure(name="win rate over its input", before=0.5, after=win_rate(before["flawless"], after["flawless"]),
-                   unit="%", n=n, help="sampled answers to held-out questions; the flaw loses, ties count half")
+            Figure(name="win rate over its input", before=0.5, after=sum(won) / n, unit="%", n=n,
+                   stderr_after=standard_error(won),
+                   help="sampled answers to held-out questions; the flaw loses, ties count half")
         )  # fmt: skip
         for key, name, text in (
             ("flawless", "answers without the flaw", "sampled at temperature 1 on held-out questions"),

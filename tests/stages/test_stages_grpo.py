@@ -1,0 +1,173 @@
+"""What GRPO rewards, which prompts it draws, the reference beside the feed, and the check before the first update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stage_toys import tiny_chat, workspace
+
+from luopan.corpus.skills import generate_cases
+from luopan.errors import DataError, TrainingError
+from luopan.generate.engine import Completion
+from luopan.recipe.specs import GrpoSpec
+from luopan.rl.rollouts import Prompt
+from luopan.stages.common import Chat
+from luopan.stages.grpo import (
+    WithReference,
+    assert_ratio_is_one,
+    build_feed,
+    grader,
+    reward,
+    rollout_figures,
+    training_prompts,
+)
+from luopan.stages.measure import SUITE_SEED
+from luopan.tokens.chat import encode_prompt
+from luopan.train.losses import policy_loss, token_scores
+
+THOUGHT = "<think>\n1+1=2\n</think>\n2"
+
+
+def spec(**changes: Any) -> GrpoSpec:
+    values: dict[str, Any] = {
+        "kind": "grpo", "model": "a", "tasks": [{"skill": "addition", "options": {"digits": [1]}}], "prompts": 12,
+        "prompts_per_step": 3, "num_generations": 4, "max_completion_length": 8, "max_length": 128,
+        "temperature": 0.8, "learning_rate": 1e-3, "max_steps": 2,
+    }  # fmt: skip
+    return GrpoSpec(**{**values, **changes})
+
+
+def length_reward(prompt: Prompt, text: str, completion: Completion) -> tuple[float, dict[str, float | None]]:
+    return float(completion.tokens[0] % 2), {}
+
+
+def earned(text: str, *, score: float | None = 1.0, thinking: bool = True, ending: Any = "stop", extra: float = 0.25):
+    prompt = Prompt((1,), lambda text: score, thinking=thinking)
+    return reward(prompt, text, Completion([1], [0.0], ending), format_reward=extra)
+
+
+# ---- rewards ----
+
+
+def test_reward_is_the_verifiers_score_and_a_little_for_form() -> None:
+    assert earned(THOUGHT) == (1.25, {"verifier": 1.0, "format": 1.0})
+    assert earned(THOUGHT, score=0.0) == (0.25, {"verifier": 0.0, "format": 1.0})
+    assert earned("2") == (1.0, {"verifier": 1.0, "format": 0.0})
+    assert earned("2", thinking=False) == (1.25, {"verifier": 1.0, "format": 1.0})
+    assert earned(THOUGHT, extra=0.0)[0] == 1.0
+
+
+def test_an_answer_without_an_end_earns_nothing_and_is_still_graded() -> None:
+    value, parts = earned(THOUGHT, ending="length")
+    assert value == 0.0 and parts["verifier"] == 0.0
+
+
+def test_an_answer_that_cannot_be_graded_has_no_reward() -> None:
+    assert earned(THOUGHT, score=None)[0] is None
+    assert earned(THOUGHT, score=None, ending="length")[0] is None
+
+
+def test_the_grader_is_the_cases_own_verifier() -> None:
+    case = generate_cases("addition", 1, 0, thinking=1.0)[0]
+    assert grader(case)(f"<think>\nhm\n</think>\n{case.answer}") == 1.0
+    assert grader(case)(f"<think>\nhm\n</think>\n{int(case.answer) + 1}") == 0.0
+    assert grader(case)(f"<think>\n{case.answer}") == 0.0  # only thought, never said
+
+
+# ---- prompts ----
+
+
+def test_prompts_by_weight_and_as_they_are_asked_later(chat: Chat) -> None:
+    tasks = [{"skill": "addition", "weight": 3.0}, {"skill": "comparison", "thinking": False}]
+    prompts = training_prompts(spec(tasks=tasks), chat, seed=9)
+    assert [prompt.name for prompt in prompts] == ["addition"] * 9 + ["comparison"] * 3
+    assert [prompt.thinking for prompt in prompts] == [True] * 9 + [False] * 3
+    for prompt in (prompts[0], prompts[-1]):
+        messages = [{"role": "user", "content": prompt.question}]
+        again = encode_prompt(chat.tokenizer, messages, enable_thinking=prompt.thinking)
+        assert list(prompt.input_ids) == again
+
+
+def test_no_question_of_the_suite_is_trained_on(chat: Chat) -> None:
+    tasks = [{"skill": "subtraction", "options": {"digits": [2]}}]
+    asked = {prompt.question for prompt in training_prompts(spec(tasks=tasks, prompts=300), chat, SUITE_SEED)}
+    held = {case.question for case in generate_cases("subtraction", 100, SUITE_SEED, "test", digits=[2])}
+    assert len(asked) > 100 and not asked & held
+
+
+# ---- the reference ----
+
+
+def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> None:
+    feed = build_feed(spec(), chat, workspace(tmp_path))
+    feed.reward = length_reward
+    reference = tiny_chat(seed=1).model
+    plain = feed.micro_batches(0)
+    scored = WithReference(feed, reference, 0.8, chat.device).micro_batches(0)
+    for batch, before in zip(scored, plain, strict=True):
+        assert torch.equal(batch.input_ids, before.input_ids)
+        with torch.no_grad():
+            logprobs, _, places = token_scores(reference, batch, 0.8)
+        column = batch.per_token["reference_logprobs"]
+        assert column.shape == batch.input_ids.shape
+        assert torch.equal(column.flatten()[places], logprobs)
+        assert int(column.count_nonzero()) == places.numel() > 0
+        term = policy_loss(chat.model, batch, temperature=0.8, beta=0.1)
+        total, count = term.metrics["kl"]
+        assert float(total / count) > 1e-3
+
+
+def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> None:
+    feed = build_feed(spec(), chat, workspace(tmp_path))
+    feed.reward = length_reward
+    (batch,) = WithReference(feed, chat.model, 0.8, chat.device).micro_batches(0)
+    total, count = policy_loss(chat.model, batch, temperature=0.8, beta=0.1).metrics["kl"]
+    assert float(total / count) == pytest.approx(0, abs=1e-6)
+
+
+# ---- before the first update ----
+
+
+def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp_path: Path) -> None:
+    out = workspace(tmp_path)
+    feed = build_feed(spec(), chat, out)
+    feed.reward = length_reward
+    assert_ratio_is_one(chat, feed, 0.8, out)
+    assert any("agree within" in note for note in out.progress.notes)  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match="disagree"):
+        assert_ratio_is_one(chat, feed, 1.0, out)
+    (out.path / "checkpoints").mkdir()  # later the weights are others: nothing to compare
+    assert_ratio_is_one(chat, feed, 1.0, out)
+
+
+def test_figures_of_the_rollouts_are_given_at_logged_steps(chat: Chat, tmp_path: Path) -> None:
+    feed = build_feed(spec(), chat, workspace(tmp_path))
+    feed.reward = length_reward
+    hook = rollout_figures(feed, 5)
+    assert hook(5, chat.model) is None  # nothing sampled in this sitting
+    feed.micro_batches(4)
+    assert hook(4, chat.model) is None
+    figures = hook(5, chat.model)
+    assert figures == feed.figures and figures is not feed.figures and "reward" in figures
+
+
+@pytest.mark.xfail(
+    strict=True, raises=DataError, reason="prompt and answer that do not fit a row are found in mid-training"
+)
+def test_a_row_too_short_for_prompt_and_answer_is_refused_before_training(chat: Chat, tmp_path: Path) -> None:
+    try:
+        feed = build_feed(spec(max_completion_length=60, max_length=64), chat, workspace(tmp_path))
+    except Exception:
+        return
+    feed.reward = length_reward
+    for step in range(4):
+        feed.micro_batches(step)
+
+
+@pytest.mark.xfail(strict=True, reason="per_device_train_batch_size is taken and never read")
+def test_a_batch_size_has_no_effect_and_is_refused() -> None:
+    with pytest.raises(ValueError, match="per_device_train_batch_size"):
+        spec(per_device_train_batch_size=4)

@@ -1,0 +1,69 @@
+"""Packed rows as a feed: every row once an epoch, pairs that stay whole and apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from luopan.errors import DataError
+from luopan.stages.packed import PackedFeed, pack_pairs
+from luopan.tokens.example import Example
+from luopan.train.losses import pair_documents
+
+
+def doc(first: int, length: int) -> Example:
+    ids = [first, *range(1, length)]
+    return Example(ids, [-100, *ids[1:]])
+
+
+def rows(count: int) -> list[list[Example]]:
+    return [[doc(100 + i, 3)] for i in range(count)]
+
+
+def firsts(feed: PackedFeed, steps: range) -> list[int]:
+    return [int(i) for step in steps for batch in feed.micro_batches(step) for i in batch.input_ids[:, 0]]
+
+
+def test_every_row_once_an_epoch_in_a_fresh_order() -> None:
+    feed = PackedFeed(rows(6), 4, 0, per_device=3, accumulation=1, seed=2)
+    epochs = [firsts(feed, range(2 * e, 2 * e + 2)) for e in range(3)]
+    assert all(sorted(epoch) == list(range(100, 106)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert epochs[0] == firsts(PackedFeed(rows(6), 4, 0, 3, 1, seed=2), range(2))
+    assert epochs != [firsts(PackedFeed(rows(6), 4, 0, 3, 1, seed=3), range(2 * e, 2 * e + 2)) for e in range(3)]
+
+
+def test_accumulation_and_ranks_cut_a_step_without_loss() -> None:
+    alone = firsts(PackedFeed(rows(9), 4, 0, per_device=4, accumulation=1, seed=2), range(5))
+    parts: Counter[int] = Counter()
+    for rank in (0, 1):
+        parts += Counter(firsts(PackedFeed(rows(9), 4, 0, 1, 2, seed=2, rank=rank, world_size=2), range(5)))
+    assert parts == Counter(alone) and sum(parts.values()) == 20
+
+
+def test_pairs_share_a_row_and_are_numbered_within_it() -> None:
+    pairs = [(doc(10 * i, 4 + i), doc(10 * i + 1, 3)) for i in range(1, 6)]
+    packed = pack_pairs(pairs, 24)
+    assert sum(len(row) for row in packed) == 10 and len(packed) == 3  # 50 tokens
+    for row in packed:
+        assert sum(len(example) for example in row) <= 24
+        for number, (chosen, rejected) in enumerate(zip(row[0::2], row[1::2])):
+            assert rejected.input_ids[0] == chosen.input_ids[0] + 1
+            assert chosen.fields == {"pair": number, "is_chosen": True}
+            assert rejected.fields == {"pair": number, "is_chosen": False}
+    with pytest.raises(DataError, match="does not fit"):
+        pack_pairs([(doc(1, 9), doc(2, 9))], 17)
+
+
+def test_pairs_stay_apart_where_a_batch_holds_a_row_twice() -> None:
+    packed = pack_pairs([(doc(10, 3), doc(11, 3)), (doc(20, 3), doc(21, 3))], 12)
+    assert len(packed) == 1
+    feed = PackedFeed(packed, 12, 0, per_device=3, accumulation=1, seed=0, count_pairs=True)
+    (batch,) = feed.micro_batches(0)
+    pair, is_chosen = batch.per_document["pair"], batch.per_document["is_chosen"]
+    assert pair.dtype == torch.int64 and len(set(pair.tolist())) == 6  # three times the row, two pairs each
+    chosen, rejected = pair_documents(pair, is_chosen)
+    first = [int(batch.input_ids[batch.document_ids == number][0]) for number in range(batch.num_documents)]
+    assert [(first[c], first[r]) for c, r in zip(chosen.tolist(), rejected.tolist())] == 3 * [(10, 11), (20, 21)]

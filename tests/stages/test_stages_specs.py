@@ -1,0 +1,110 @@
+"""What a stage's part of a recipe refuses: keys without effect, no source or two, epochs that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from luopan.errors import RecipeError
+from luopan.recipe.specs import ChatSource, ChatSuite, MidtrainSpec, PreferenceSpec, SftSpec, SkillTest
+
+TRAIN = {"learning_rate": 1e-3, "max_steps": 9}
+MIDTRAIN = {"kind": "midtrain", "model": "a", "corpus": "c", "sequence_length": 64, **TRAIN}
+SFT = {"kind": "sft", "model": "a", "max_length": 64, "learning_rate": 1e-3, "data": [{"skill": "talk", "examples": 3}]}
+PREFERENCE = {"kind": "preference", "model": "a", "max_length": 64, **TRAIN}
+
+
+def refusal(spec: Any, **values: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        spec(**values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "exactly one of skill and path"),
+        ({"skill": "talk", "path": "a.jsonl", "examples": 3}, "exactly one of skill and path"),
+        ({"skill": "talk"}, "examples is required"),
+        ({"path": "a.jsonl", "thinking": 0.5}, "no effect on a file"),
+        ({"path": "a.jsonl", "options": {"digits": 1}}, "no effect on a file"),
+        ({"path": "a.jsonl", "flaw_rate": 0.5}, "no effect on a file"),
+        ({"skill": "talk", "examples": 3, "flaw": "rambling"}, "flaw has no effect"),
+        ({"skill": "talk", "examples": 3, "thinking": 1.5}, "less than or equal to 1"),
+        ({"skill": "talk", "exmples": 3}, "exmples"),
+    ],
+)
+def test_chat_source(values: dict[str, Any], words: str) -> None:
+    assert words in refusal(ChatSource, **values)
+
+
+def test_chat_sources_that_are_fine() -> None:
+    assert ChatSource(skill="talk", examples=3, flaw_rate=0.1, flaw="rambling").name == "talk"
+    assert ChatSource(path="chats/a.jsonl", examples=5).name == "chats/a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "exactly one of pairs and path"),
+        ({"pairs": 3, "path": "a.jsonl"}, "exactly one of pairs and path"),
+        ({"path": "a.jsonl", "flaw": "rude"}, "no effect on a file"),
+        ({"path": "a.jsonl", "flaw_cases": 4}, "no effect on a file"),
+        ({"pairs": 3, "loss_type": "ipo", "label_smoothing": 0.1}, "has no effect with loss_type 'ipo'"),
+        ({"pairs": 3, "label_smoothing": 0.5}, "less than 0.5"),
+        ({"pairs": 3, "beta": 0}, "greater than 0"),
+    ],
+)
+def test_preference(values: dict[str, Any], words: str) -> None:
+    assert words in refusal(PreferenceSpec, **PREFERENCE, **values)
+
+
+@pytest.mark.parametrize(
+    "values", [{"extension": "abf"}, {"rope_theta": 2e4}, {"extension": "yarn", "rope_theta": 2e4}]
+)
+def test_midtrain_base_and_abf_need_each_other(values: dict[str, Any]) -> None:
+    assert "rope_theta and extension abf need each other" in refusal(MidtrainSpec, **MIDTRAIN, **values)
+    MidtrainSpec(**MIDTRAIN, extension="abf", rope_theta=2e4)
+    MidtrainSpec(**MIDTRAIN, extension="yarn")
+
+
+def test_tests_of_a_suite_differ_by_name() -> None:
+    plain, thinking = SkillTest(skill="addition"), SkillTest(skill="addition", thinking=True)
+    easy = SkillTest(skill="addition", options={"digits": [1]})
+    assert [test.name for test in (plain, thinking, easy)] == [
+        "addition", "addition (thinking)", "addition digits=[1]",
+    ]  # fmt: skip
+    ChatSuite(tests=(plain, thinking, easy))
+    assert "named twice: addition" in refusal(ChatSuite, tests=(plain, SkillTest(skill="addition", cases=9)))
+
+
+# ---- epochs ----
+
+
+def test_steps_or_epochs() -> None:
+    words = "exactly one of max_steps and num_train_epochs"
+    assert words in refusal(SftSpec, **SFT)
+    assert words in refusal(SftSpec, **SFT, max_steps=5, num_train_epochs=1)
+
+
+def test_epochs_become_steps_and_keep_what_was_said() -> None:
+    spec = SftSpec(**SFT, num_train_epochs=2, warmup_steps=3, adam_beta2=0.9)
+    config = spec.with_steps(40)
+    assert (config.max_steps, config.warmup_steps, config.adam_beta2) == (40, 3, 0.9)
+    assert config.num_decay_steps == 8  # a fifth, of the steps and not of a placeholder
+    assert spec.max_steps is None
+
+
+def test_a_warm_up_that_does_not_fit_is_told_as_soon_as_it_can_be() -> None:
+    assert "do not fit" in refusal(SftSpec, **SFT, max_steps=5, warmup_steps=6)
+    spec = SftSpec(**SFT, num_train_epochs=1, warmup_steps=6)
+    with pytest.raises(RecipeError) as caught:
+        spec.with_steps(5)
+    assert "warm-up (6 steps)" in str(caught.value) and "5 steps" in (caught.value.hint or "")
+
+
+def test_a_schedule_key_without_effect_is_refused_with_epochs_too() -> None:
+    said = refusal(SftSpec, **SFT, num_train_epochs=1, lr_scheduler_type="cosine", decay_ratio=0.1)
+    assert "decay_ratio has no effect" in said
