@@ -151,11 +151,18 @@ def test_template_shows_what_is_trained(sft: str, capsys: Captured, tmp_path: Pa
     page = tmp_path / "mask.html"
     run_verb("template", ["render", str(file), "--model", sft, "--html", str(page), "--limit", "1"])
     assert "<mark>A fox." in page.read_text()
-    for text, message in (("{", ":1: is not JSON"), ('{"text": 3}', ":1: has no list of `messages`"), ("", "no conv")):
+    fine = json.dumps({"messages": good})
+    for text, message, code in (
+        ("{\n" + fine, ":1: not JSON", 1),
+        ('{"text": 3}\n' + fine, ":1: has no list of `messages`", 1),
+        ("", "no rows", 2),
+    ):
         file.write_text(text)
         capsys.readouterr()
-        assert run_verb("template", ["render", str(file), "--model", sft]) == 2
-        assert message in capsys.readouterr().err
+        assert run_verb("template", ["render", str(file), "--model", sft]) == code
+        said = capsys.readouterr()
+        assert message in said.err
+        assert ("⟦A fox." in said.out) == (code == 1)  # a bad row takes no good one with it
 
 
 def test_export_copies_the_model_with_its_lineage(sft: str, capsys: Captured, tmp_path: Path) -> None:

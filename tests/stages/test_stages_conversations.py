@@ -128,14 +128,12 @@ def test_mixture_table_by_hand() -> None:
     assert len(table.columns) == len(table.units) == len(table.rows[0])
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="chat_template_kwargs is not checked to be an object")
 def test_odd_template_arguments_are_set_aside(tokenizer, tmp_path: Path) -> None:
     path = written(tmp_path / "chats.jsonl", [talk(), talk(chat_template_kwargs="thinking")])
     data = chat_data(tokenizer, [ChatSource(path=str(path))], seed=1, max_length=64)
     assert [where for where, _ in data.set_aside] == [f"{path}:2"]
 
 
-@pytest.mark.xfail(strict=True, reason="a file's rows are told from a skill's by ` #` in their place")
 def test_a_file_with_a_number_sign_in_its_name_is_left_alone(tokenizer, tmp_path: Path) -> None:
     path = written(tmp_path / "chats #1.jsonl", [talk(), talk()])
     sources = [ChatSource(path=str(path)), ChatSource(skill="addition", examples=4)]

@@ -141,11 +141,16 @@ def test_dialogues_do_not_know_of_each_other(chat: Chat) -> None:
     assert both[1][0] == both[0][0]
 
 
-@pytest.mark.xfail(strict=True, raises=DataError, reason="a model that rambles past its context ends the eval stage")
 def test_a_dialogue_that_outgrows_the_context_does_not_end_the_evaluation() -> None:
     chat = tiny_chat(context=48)
     turns = ["What is it that you would like to talk about today?"] * 4
     assert len(answer_dialogues(chat, [turns], SAMPLING.model_copy(update={"max_new_tokens": 20}))[0]) == 4
+
+
+def test_a_model_that_thinks_twice_does_not_end_the_evaluation(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Scripted(chat.tokenizer, "<think>\na\n</think>\n<think>\nb", "Fine.")
+    monkeypatch.setattr(measure, "engine_of", lambda chat: engine)
+    assert len(answer_dialogues(chat, [["Hello!", "How are you?"]], SAMPLING)[0]) == 2
 
 
 # ---- small sums ----

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from luopan.errors import RecipeError
-from luopan.recipe.specs import ChatSource, ChatSuite, MidtrainSpec, PreferenceSpec, SftSpec, SkillTest
+from luopan.recipe.specs import ChatSource, ChatSuite, GrpoSpec, MidtrainSpec, PreferenceSpec, SftSpec, SkillTest
 
 TRAIN = {"learning_rate": 1e-3, "max_steps": 9}
 MIDTRAIN = {"kind": "midtrain", "model": "a", "corpus": "c", "sequence_length": 64, **TRAIN}
@@ -78,6 +78,23 @@ def test_tests_of_a_suite_differ_by_name() -> None:
     ]  # fmt: skip
     ChatSuite(tests=(plain, thinking, easy))
     assert "named twice: addition" in refusal(ChatSuite, tests=(plain, SkillTest(skill="addition", cases=9)))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"per_device_train_batch_size": 4}, "per_device_train_batch_size has no effect"),
+        ({"loss_type": "bnpo"}, "use dapo"),
+        ({"epsilon": 1.5}, "must be in (0, 1)"),
+        ({"num_generations": 1}, "greater than or equal to 2"),
+        ({"temperature": 0}, "greater than 0"),
+        ({"tasks": []}, "at least 1 item"),
+    ],
+)
+def test_grpo(values: dict[str, Any], words: str) -> None:
+    fine = {"kind": "grpo", "model": "a", "tasks": [{"skill": "addition"}], **TRAIN}
+    GrpoSpec(**fine)
+    assert words in refusal(GrpoSpec, **{**fine, **values})
 
 
 # ---- epochs ----

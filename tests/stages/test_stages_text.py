@@ -74,7 +74,6 @@ def test_what_a_mixture_refuses(corpus: Artifact, mixture: dict[str, float], wor
         mixture_weights(corpus, mixture)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a source named corpus is taken for the word `corpus`")
 def test_a_source_called_corpus(tmp_path: Path) -> None:
     corpus = corpus_artifact(tmp_path / "curate", {"corpus": ["a" * 9], "plays": ["b" * 9]}, generated=("corpus",))
     with pytest.raises(RecipeError, match="corpus"):

@@ -101,6 +101,10 @@ class _Job:
     def run(self, until: str | None, only: tuple[str, ...], fresh: tuple[str, ...]) -> RunResult:
         stages: Mapping[str, Any] = self.loaded.recipe.stages
         chosen = select(needs_of(stages), until=until, only=only, fresh=fresh)
+        for name in chosen:
+            check = getattr(self.stage_class(stages[name].kind), "check", None)
+            if check is not None:
+                check(stages[name])
         started = time.perf_counter()
         result = RunResult(self.path)
         with mend_os_errors(self.path):

@@ -8,7 +8,7 @@ a recipe is read, and its mistakes are named, at once.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -37,8 +37,24 @@ class SkillDocuments(Spec):
 
     skill: str = Field(description="name of the skill, e.g. addition; or long:note, long:story, long:mixed")
     documents: PositiveInt = Field(description="how many documents to make")
-    source: str = Field(default="skills", description="what mixtures call these documents")
+    source: str = Field(
+        default="skills", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="what mixtures call these documents"
+    )
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict, description="options of the skill")
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        refuse_reserved(self.options, ("split", "seed", "n"))
+        if self.source == "corpus":
+            raise ValueError("source cannot be corpus: in a mixture that stands for all texts that were read")
+        return self
+
+
+def refuse_reserved(options: dict[str, Any], names: tuple[str, ...]) -> None:
+    """ValueError for an option that is not the skill's to have: test questions must never be trained on."""
+    for name in names:
+        if name in options:
+            raise ValueError(f"options cannot hold {name!r}: the stage decides it")
 
 
 class ChatSource(Spec):
@@ -60,6 +76,7 @@ class ChatSource(Spec):
             raise ValueError(f"examples is required for skill {self.skill!r}")
         if self.path is not None and (self.options or self.thinking or self.flaw_rate):
             raise ValueError("options, thinking and flaw_rate have no effect on a file: its rows say what they are")
+        refuse_reserved(self.options, ("split", "seed", "n", "thinking"))
         if "flaw" in self.model_fields_set and not self.flaw_rate:
             raise ValueError("flaw has no effect with flaw_rate 0")
         return self
@@ -78,6 +95,11 @@ class SkillTest(Spec):
     thinking: bool = False
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        refuse_reserved(self.options, ("split", "seed", "n", "thinking"))
+        return self
+
     @property
     def name(self) -> str:
         """Unique within a suite: the skill, how it differs from the default, and whether it thinks."""
@@ -94,6 +116,9 @@ class ChatSuite(Spec):
     @model_validator(mode="after")
     def _names_unique(self) -> Self:
         names = [test.name for test in self.tests]
+        idle = [key for key in ("stop", "seed", "stop_token_ids") if getattr(self.sampling, key)]
+        if idle:
+            raise ValueError(f"sampling.{idle[0]} cannot be set in a suite: answers end where the chat template says")
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"tests named twice: {', '.join(sorted(doubled))}")
         return self
@@ -255,6 +280,11 @@ class GrpoTask(Spec):
     thinking: bool = True
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        refuse_reserved(self.options, ("split", "seed", "n", "thinking"))
+        return self
+
 
 class GrpoSpec(TrainConfig):
     """Group-relative policy optimisation with verifiable rewards."""
@@ -267,7 +297,7 @@ class GrpoSpec(TrainConfig):
     num_generations: int = Field(default=8, ge=2, description="answers per prompt: the group")
     max_completion_length: PositiveInt = 64
     temperature: float = Field(default=1.0, gt=0)
-    epsilon: float = Field(default=0.2, gt=0)
+    epsilon: float = Field(default=0.2, gt=0, description="clip; each batch is used once, so it seldom bites")
     epsilon_high: float | None = Field(default=None, gt=0)
     beta: float = Field(default=0.0, ge=0, description="weight of the KL to the reference; 0 keeps none in memory")
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"

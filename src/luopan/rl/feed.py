@@ -12,19 +12,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from luopan.artifacts import atomic_write_text
+from luopan.artifacts import atomic_write_json, atomic_write_text
 from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
-from luopan.generate.engine import Completion, Engine
+from luopan.generate.engine import Completion
 from luopan.objectives.config import AdvantageScale
 from luopan.rl.rollouts import Group, Prompt, Rollout, advantages
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.tokens.packing import best_fit_decreasing
 
+Graded = tuple[Prompt, list[Rollout]]
 Reward = Callable[[Prompt, str, Completion], tuple[float | None, dict[str, float | None]]]
+
+
+class Sampler(Protocol):
+    """What is needed of the engine."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int | None = None
+    ) -> list[Completion]: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class RolloutSettings:
 class RolloutFeed:
     """A `train.loop.Feed` that samples. `rank` and `world_size` share out the prompts of a step."""
 
-    engine: Engine
+    engine: Sampler
     decode: Callable[[Sequence[int]], str]
     prompts: Sequence[Prompt]
     reward: Reward
@@ -60,28 +70,37 @@ class RolloutFeed:
     def micro_batches(self, step: int) -> Sequence[Batch]:
         """Sample, grade, log and pack the answers of `step`."""
         start = time.perf_counter()
-        groups, dead = self.collect(step)
+        drawn = self._rounds(step)
         seconds = time.perf_counter() - start
-        self._log(step, groups)
+        groups = with_advantages(self._chosen(drawn), self.settings.scale_rewards)
+        # Figures are those of the first draw, all of it: what replaced its dead groups is a choice of mixed ones.
+        self.figures = self._figures(drawn, seconds)
+        self._log(step, drawn, groups)
         live = [group for group in groups if not group.dead]
-        self.figures = self._figures(groups, dead, seconds)
         # With nothing to learn from, the step still needs a loss of weight > 0: advantages are all zero then.
         return self._pack(live or groups)
 
-    def collect(self, step: int) -> tuple[list[Group], int]:
-        """The groups of a step and how many dead ones were met; a dead group is replaced while rounds are left."""
+    def _rounds(self, step: int) -> list[list[Graded]]:
+        """What was sampled for a step: the prompts of the step, then replacements for dead groups, round by round."""
         wanted = self.settings.prompts_per_step // self.world_size
-        kept: list[Group] = []
-        spare: list[Group] = []
-        dead = 0
-        for round_ in range(self.settings.resample_rounds + 1):
-            groups = self._sample(self._draw(step, round_, wanted - len(kept)), step, round_)
-            dead += sum(group.dead for group in groups)
-            kept += [group for group in groups if not group.dead]
-            spare += [group for group in groups if group.dead]
-            if len(kept) == wanted:
+        rounds = [self._sample(self._draw(step, 0, wanted), step, 0)]
+        for round_ in range(1, self.settings.resample_rounds + 1):
+            missing = wanted - sum(not dead(group) for part in rounds for group in part)
+            if missing <= 0:
                 break
-        return kept + spare[: wanted - len(kept)], dead
+            rounds.append(self._sample(self._draw(step, round_, missing), step, round_))
+        if not any(rollout.reward is not None for part in rounds for _, group in part for rollout in group):
+            raise TrainingError(
+                f"step {step}: not one answer could be graded",
+                hint="Try the task's verifier on one of its own reference answers.",
+            )
+        return rounds
+
+    def _chosen(self, rounds: Sequence[Sequence[Graded]]) -> list[Graded]:
+        """The groups of the step: live ones first, dead ones where there are not enough."""
+        everything = [group for part in rounds for group in part]
+        ordered = [group for group in everything if not dead(group)] + [group for group in everything if dead(group)]
+        return ordered[: len(rounds[0])]
 
     def _draw(self, step: int, round_: int, count: int) -> list[Prompt]:
         """`count` distinct prompts, a function of (seed, step, round, rank)."""
@@ -89,22 +108,15 @@ class RolloutFeed:
         chosen = generator.choice(len(self.prompts), size=min(count, len(self.prompts)), replace=False)
         return [self.prompts[int(i)] for i in chosen]
 
-    def _sample(self, prompts: Sequence[Prompt], step: int, round_: int) -> list[Group]:
+    def _sample(self, prompts: Sequence[Prompt], step: int, round_: int) -> list[Graded]:
         each = self.settings.num_generations
         asked = [prompt.input_ids for prompt in prompts for _ in range(each)]
         seed = int(np.random.SeedSequence([self.settings.seed, step, round_, self.rank]).generate_state(1)[0])
         completions = self.engine.generate(asked, self.settings.sampling, seed=seed)
-        answers = [
-            [self._grade(prompt, completion) for completion in completions[i * each : (i + 1) * each]]
+        return [
+            (prompt, [self._grade(prompt, completion) for completion in completions[i * each : (i + 1) * each]])
             for i, prompt in enumerate(prompts)
         ]
-        if not any(rollout.reward is not None for group in answers for rollout in group):
-            raise TrainingError(
-                f"step {step}: not one of {len(asked)} answers could be graded",
-                hint="try the task's verifier on one of its own reference answers",
-            )
-        values = advantages(answers, self.settings.scale_rewards)
-        return [Group(p, tuple(rollouts), a) for p, rollouts, a in zip(prompts, answers, values)]
 
     def _grade(self, prompt: Prompt, completion: Completion) -> Rollout:
         text = self.decode(completion.tokens)
@@ -126,29 +138,55 @@ class RolloutFeed:
         parts = [rows[i : i + per] for i in range(0, len(rows), per)]
         return [collate(part, self.settings.max_length, self.pad_id) for part in parts]
 
-    def _log(self, step: int, groups: Sequence[Group]) -> None:
-        """One file per step, so that a resumed run writes over its own lines and never doubles them."""
-        lines = "".join(json.dumps(group.record(step), ensure_ascii=False) + "\n" for group in groups)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self.folder / f"step-{step:06d}.rank{self.rank}.jsonl", lines)
+    def _log(self, step: int, rounds: Sequence[Sequence[Graded]], trained: Sequence[Group]) -> None:
+        """Files per step, so that a resumed run writes over its own lines and never doubles them.
 
-    def _figures(self, groups: Sequence[Group], dead: int, seconds: float) -> dict[str, float]:
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        graded = [rollout.reward for rollout in rollouts if rollout.reward is not None]
-        tokens = sum(len(rollout.tokens) for rollout in rollouts)
+        All that was sampled is written; `round` is 0 for the step's own prompts, and the advantages of a group that is
+        not trained on are 0.
+        """
+        known = {id(group.rollouts[0]): group for group in trained if group.rollouts}
+        lines = []
+        for number, part in enumerate(rounds):
+            for prompt, rollouts in part:
+                group = known.get(id(rollouts[0])) or Group(prompt, tuple(rollouts), (0.0,) * len(rollouts))
+                lines.append(json.dumps({**group.record(step), "round": number}, ensure_ascii=False) + "\n")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(self.folder / f"step-{step:06d}.rank{self.rank}.jsonl", "".join(lines))
+        atomic_write_json(self.figures_file(step), self.figures)
+
+    def figures_file(self, step: int) -> Path:
+        """Where the figures of a step are kept: a resumed run logs its checkpoint's step again."""
+        return self.folder / f"figures-{step:06d}.rank{self.rank}.json"
+
+    def _figures(self, rounds: Sequence[Sequence[Graded]], seconds: float) -> dict[str, float]:
+        first = [rollout for _, group in rounds[0] for rollout in group]
+        graded = [rollout.reward for rollout in first if rollout.reward is not None]
+        tokens = sum(len(rollout.tokens) for part in rounds for _, group in part for rollout in group)
         figures = {
-            "reward": float(np.mean(graded)),
-            "reward_std": float(np.std(graded)),
-            "completion_length": tokens / len(rollouts),
-            "stop_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in rollouts])),
-            "dead_groups": float(dead),
-            "ungraded": float(len(rollouts) - len(graded)),
+            "reward": float(np.mean(graded)) if graded else float("nan"),
+            "reward_std": float(np.std(graded)) if graded else float("nan"),
+            "completion_length": float(np.mean([len(rollout.tokens) for rollout in first])),
+            "stop_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in first])),
+            "dead_groups": float(sum(dead(group) for group in rounds[0])),
+            "replaced_groups": float(sum(not dead(group) for part in rounds[1:] for group in part)),
+            "ungraded": float(len(first) - len(graded)),
             "sampled_tokens_per_second": tokens / seconds,
         }
-        for name in {name for rollout in rollouts for name in rollout.parts}:
-            values = [v for rollout in rollouts if (v := rollout.parts.get(name)) is not None]
+        for name in dict.fromkeys(name for rollout in first for name in rollout.parts):
+            values = [v for rollout in first if (v := rollout.parts.get(name)) is not None]
             figures[f"reward/{name}"] = float(np.mean(values)) if values else float("nan")
         return figures
+
+
+def dead(graded: Graded) -> bool:
+    """Whether all graded answers to a prompt earned the same, so that nothing is learnt from it."""
+    return len({rollout.reward for rollout in graded[1] if rollout.reward is not None}) < 2
+
+
+def with_advantages(graded: Sequence[Graded], scale: AdvantageScale) -> list[Group]:
+    """The step's groups with their advantages, worked out once over all of them."""
+    values = advantages([rollouts for _, rollouts in graded], scale)
+    return [Group(prompt, tuple(rollouts), a) for (prompt, rollouts), a in zip(graded, values)]
 
 
 def rollout_doc(prompt: Prompt, rollout: Rollout, advantage: float) -> Doc:

@@ -52,6 +52,11 @@ class Stage(Protocol):
         ...
 
     @staticmethod
+    def check(spec: Any) -> None:
+        """Optional: raises LuopanError for what the spec asks for and cannot have; called for all stages first."""
+        ...
+
+    @staticmethod
     def run(spec: Any, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         """Do the work; `inputs` has a tuple of artifacts for every reference key of the spec.
 

@@ -7,6 +7,7 @@ because a source with one per cent of the rows may well have eleven per cent of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -39,17 +40,19 @@ def chat_data(
 ) -> ChatData:
     """All conversations of a mixture as tokens and labels; DataError if none is left to train on."""
     data = ChatData()
+    from_skills: list[tuple[str, Case]] = []
     named: list[tuple[str, Conversation]] = []
-    cases: list[Case] = []
     for number, source in enumerate(sources):
         if source.path is not None:
             named += _from_file(Path(source.path), source.examples, data)
         else:
-            made = skill_cases(source, seed + number)
-            named += [(source.name, _conversation(case, f"{source.name} #{i}")) for i, case in enumerate(made)]
-            cases += made
-    if multi_turn:
-        named = _with_earlier_turns(named, cases, multi_turn, seed)
+            from_skills += [(source.name, case) for case in skill_cases(source, seed + number)]
+    cases = [case for _, case in from_skills]
+    if multi_turn:  # skill cases only: the user's conversations are as long as they are
+        cases = converse(cases, multi_turn, seed=seed, context=cases)
+    named += [
+        (name, _conversation(case, f"{name} #{i}")) for i, ((name, _), case) in enumerate(zip(from_skills, cases))
+    ]
     encoded = encode_chats(tokenizer, [conversation for _, conversation in named], max_length=max_length)
     data.set_aside += [(item.where or f"row {item.index}", item.reason) for item in encoded.set_aside]
     if not encoded.examples:
@@ -73,44 +76,48 @@ def _conversation(case: Case, where: str) -> Conversation:
     return Conversation(case.conversation(), case.enable_thinking, None, where)
 
 
-def _with_earlier_turns(
-    named: Sequence[tuple[str, Conversation]], cases: Sequence[Case], share: float, seed: int
-) -> list[tuple[str, Conversation]]:
-    """A share of the skill conversations with other cases' exchanges in front; files are left as they are."""
-    longer = iter(converse(cases, share, seed=seed, context=cases))
-    made = {case_where for _, conversation in named if " #" in (case_where := conversation.where or "")}
-    return [
-        (name, _conversation(next(longer), row.where or "")) if row.where in made else (name, row)
-        for name, row in named
-    ]
-
-
 def _from_file(path: Path, limit: int | None, data: ChatData) -> list[tuple[str, Conversation]]:
     """Rows with a `messages` column; `chat_template_kwargs.enable_thinking` and `tools` are honoured."""
     found = []
     for row in islice(read_rows(path), limit):
-        if row.values is None:
-            data.set_aside.append((row.where, row.fault))
-        elif not isinstance(row.values.get("messages"), list):
-            data.set_aside.append((row.where, "no list in the column `messages`"))
-        else:
-            arguments = row.values.get("chat_template_kwargs") or {}
-            thinking = bool(arguments.get("enable_thinking", False))
-            tools = row.values.get("tools") or None
-            found.append((path.name, Conversation(row.values["messages"], thinking, tools, row.where)))
+        values = row.values or {}
+        fault = row.fault or odd_columns(values)
+        if fault:
+            data.set_aside.append((row.where, fault))
+            continue
+        thinking = bool((values.get("chat_template_kwargs") or {}).get("enable_thinking", False))
+        found.append((path.name, Conversation(values["messages"], thinking, values.get("tools") or None, row.where)))
     return found
+
+
+def odd_columns(row: dict[str, Any]) -> str:
+    """What is wrong with the columns of a chat row, "" if nothing is."""
+    arguments = row.get("chat_template_kwargs")
+    if not isinstance(row.get("messages"), list):
+        return "no list in the column `messages`"
+    if arguments is not None and not isinstance(arguments, dict):
+        return "`chat_template_kwargs` is not an object"
+    if not isinstance((arguments or {}).get("enable_thinking", False), bool):
+        return "`enable_thinking` is neither true nor false"
+    if row.get("tools") and not isinstance(row["tools"], list):
+        return "`tools` is not a list"
+    return ""
+
+
+def by_reason(set_aside: Sequence[tuple[str, str]], stage: str, unit: str, of: int) -> list[SetAside]:
+    """(where, reason) of single rows as one entry per reason; figures in a reason do not make it another one."""
+    places: dict[str, list[str]] = {}
+    for where, reason in set_aside:
+        places.setdefault(re.sub(r"\d[\d,]*", "N", reason), []).append(f"{where}: {reason}")
+    return [
+        SetAside(stage=stage, reason=reason, count=len(rows), unit=unit, of=of, examples=rows[:5])
+        for reason, rows in sorted(places.items())
+    ]
 
 
 def set_aside_report(stage: str, data: ChatData) -> list[SetAside]:
     """One entry per reason, with examples of where."""
-    by_reason: dict[str, list[str]] = {}
-    for where, reason in data.set_aside:
-        by_reason.setdefault(reason, []).append(where)
-    total = len(data.examples) + len(data.set_aside)
-    return [
-        SetAside(stage=stage, reason=reason, count=len(places), unit="conversations", of=total, examples=places[:5])
-        for reason, places in sorted(by_reason.items())
-    ]
+    return by_reason(data.set_aside, stage, "conversations", len(data.examples) + len(data.set_aside))
 
 
 def set_aside_note(data: ChatData) -> str | None:

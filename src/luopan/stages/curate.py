@@ -33,6 +33,11 @@ class Curate:
         return fingerprint(spec.source.sources())
 
     @staticmethod
+    def check(spec: CurateSpec) -> None:
+        for item in spec.skills:
+            _texts(item.model_copy(update={"documents": 1}), 0)
+
+    @staticmethod
     def run(spec: CurateSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         assert spec.source is not None
         names = dict.fromkeys(item.source for item in spec.skills)

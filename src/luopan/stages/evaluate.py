@@ -12,7 +12,7 @@ from luopan.report.data import Answer, HeatCell, HeatColumn, HeatTable, Message,
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import open_model, start_device
 from luopan.stages.handover import metrics_of, write_report
-from luopan.stages.measure import answer_dialogues, mean_accuracy, suite_figures, suite_of
+from luopan.stages.measure import answer_dialogues, check_suite, mean_accuracy, suite_figures, suite_of
 from luopan.stages.text import mean_bits, text_bits
 
 
@@ -26,6 +26,10 @@ class Evaluate:
     @staticmethod
     def fingerprint(spec: EvalSpec) -> str:
         return ""
+
+    @staticmethod
+    def check(spec: EvalSpec) -> None:
+        check_suite(spec.suite)
 
     @staticmethod
     def run(spec: EvalSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:

@@ -7,7 +7,8 @@ the first sign of a policy that games its reward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -15,10 +16,10 @@ from typing import Any, ClassVar
 import torch
 
 from luopan.corpus.skills import Case, generate_cases
-from luopan.errors import TrainingError
+from luopan.errors import RecipeError, TrainingError
 from luopan.evals.verifiers import grade, thinking_format
 from luopan.generate.config import SamplingParams
-from luopan.generate.engine import Completion
+from luopan.generate.engine import Completion, Engine
 from luopan.model.decoder import Decoder
 from luopan.recipe.specs import GrpoSpec
 from luopan.report.data import Figure, Note, StageReport
@@ -36,13 +37,24 @@ from luopan.stages.common import (
     training_flops,
 )
 from luopan.stages.handover import metrics_of, write_report
-from luopan.stages.measure import engine_of, samples_of, skill_bars, suite_after, suite_figures, suite_of
+from luopan.stages.measure import (
+    check_skill,
+    check_suite,
+    engine_of,
+    samples_of,
+    skill_bars,
+    suite_after,
+    suite_figures,
+    suite_of,
+)
 from luopan.tokens.batch import Batch
 from luopan.tokens.chat import Conversation, encode_prompts
+from luopan.train.device import autocast
 from luopan.train.loop import fit
 from luopan.train.losses import policy_loss, token_scores
 
-RATIO_TOLERANCE = 1e-3
+# Nats on a token. Cached and full passes round differently; in bf16 that is in the second digit.
+RATIO_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
 class Grpo:
@@ -57,6 +69,12 @@ class Grpo:
         return ""
 
     @staticmethod
+    def check(spec: GrpoSpec) -> None:
+        for task in spec.tasks:
+            check_skill(task.skill, task.options, task.thinking)
+        check_suite(spec.suite)
+
+    @staticmethod
     def run(spec: GrpoSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         device = start_device()
         chat = open_model(inputs["model"][0], device)
@@ -64,8 +82,8 @@ class Grpo:
         before = out.remember("before", lambda: suite_of(inputs["model"][0], chat, spec.suite))
         feed = build_feed(spec, chat, out)
         reference = open_model(inputs["model"][0], device).model if spec.beta else None
-        source = WithReference(feed, reference, spec.temperature, device) if reference is not None else feed
-        assert_ratio_is_one(chat, feed, spec.temperature, out)
+        source = WithReference(feed, reference, spec, device) if reference is not None else feed
+        assert_ratio_is_one(chat, feed, spec, out)
         knobs: dict[str, Any] = {"epsilon": spec.epsilon, "beta": spec.beta, "loss_type": spec.loss_type}
         if spec.epsilon_high is not None:
             knobs["epsilon_high"] = spec.epsilon_high
@@ -80,7 +98,7 @@ class Grpo:
             device=device,
             seed=out.seed,
             progress=out.progress,
-            hooks=[rollout_figures(feed, spec.logging_steps)],
+            hooks=[rollout_figures(feed, spec.logging_steps, spec.max_steps)],
         )
         after = suite_after(out.path, chat, spec.suite)
         save_model(chat, out.path)
@@ -116,10 +134,18 @@ def build_feed(spec: GrpoSpec, chat: Chat, out: Workspace) -> RolloutFeed:
         resample_rounds=spec.resample_rounds,
         seed=out.seed,
     )
+    prompts = training_prompts(spec, chat, out.seed)
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    if longest + spec.max_completion_length > spec.max_length:
+        raise RecipeError(
+            f"the longest prompt ({longest}) and max_completion_length ({spec.max_completion_length}) do not fit "
+            f"max_length ({spec.max_length})",
+            hint=f"Set max_length to at least {longest + spec.max_completion_length}.",
+        )
     return RolloutFeed(
-        engine=engine_of(chat),
+        engine=PreciseEngine(engine_of(chat), chat.device, spec.precision),
         decode=lambda tokens: chat.tokenizer.decode(list(tokens), skip_special_tokens=True),
-        prompts=training_prompts(spec, chat, out.seed),
+        prompts=prompts,
         reward=partial(reward, format_reward=spec.format_reward),
         settings=settings,
         folder=out.path / "rollouts",
@@ -161,12 +187,15 @@ def reward(
     return score + format_reward * (formed or 0.0), parts
 
 
-def rollout_figures(feed: RolloutFeed, every: int) -> Callable[[int, Decoder], dict[str, float] | None]:
+def rollout_figures(feed: RolloutFeed, every: int, last: int) -> Callable[[int, Decoder], dict[str, float] | None]:
     """A hook of the loop: what the rollouts of the step were like, at the steps that are logged."""
 
     def hook(step: int, model: Decoder) -> dict[str, float] | None:
-        # After a resume the step's rollouts are in its log, not in memory.
-        return dict(feed.figures) if feed.figures and step % every == 0 else None
+        if step % every and step != last:
+            return None
+        # From the file, because after a resume the checkpoint's step is logged again and was sampled long ago.
+        figures: dict[str, float] = json.loads(feed.figures_file(step - 1).read_text(encoding="utf-8"))
+        return figures
 
     return hook
 
@@ -174,8 +203,8 @@ def rollout_figures(feed: RolloutFeed, every: int) -> Callable[[int, Decoder], d
 class WithReference:
     """A feed whose batches also carry the reference's log-probabilities (beta > 0)."""
 
-    def __init__(self, feed: RolloutFeed, reference: Decoder, temperature: float, device: torch.device) -> None:
-        self.feed, self.reference, self.temperature, self.device = feed, reference, temperature, device
+    def __init__(self, feed: RolloutFeed, reference: Decoder, spec: GrpoSpec, device: torch.device) -> None:
+        self.feed, self.reference, self.spec, self.device = feed, reference, spec, device
 
     def micro_batches(self, step: int) -> list[Batch]:
         """The feed's batches, scored by the reference."""
@@ -183,28 +212,47 @@ class WithReference:
 
     @torch.no_grad()
     def _scored(self, batch: Batch) -> Batch:
-        logprobs, _, places = token_scores(self.reference, batch.to(self.device), self.temperature)
+        with autocast(self.device, self.spec.precision):
+            logprobs, _, places = token_scores(self.reference, batch.to(self.device), self.spec.temperature)
         column = torch.zeros(batch.input_ids.numel())
         column[places.cpu()] = logprobs.float().cpu()
         return replace(batch, per_token={**batch.per_token, "reference_logprobs": column.view_as(batch.input_ids)})
 
 
+class PreciseEngine:
+    """The engine in the precision that the trainer computes in, so that both see the same probabilities."""
+
+    def __init__(self, engine: Engine, device: torch.device, precision: str) -> None:
+        self.engine, self.device, self.precision = engine, device, precision
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int | None = None
+    ) -> list[Completion]:
+        """As `Engine.generate`."""
+        with autocast(self.device, self.precision):
+            return self.engine.generate(prompts, params, seed=seed)
+
+
 @torch.no_grad()
-def assert_ratio_is_one(chat: Chat, feed: RolloutFeed, temperature: float, out: Workspace) -> None:
+def assert_ratio_is_one(chat: Chat, feed: RolloutFeed, spec: GrpoSpec, out: Workspace) -> None:
     """Before the first update the trainer must see the log-probabilities that the engine sampled with.
 
     If it does not (another temperature, other masks, another attention), every update would be off, silently.
     """
     if (out.path / "checkpoints").exists():
         return
+    with autocast(chat.device, spec.precision):
+        half = torch.is_autocast_enabled(chat.device.type)
+    tolerance = RATIO_TOLERANCE[torch.bfloat16 if half else torch.float32]
     for batch in feed.micro_batches(0):
-        logprobs, _, places = token_scores(chat.model, batch.to(chat.device), temperature)
+        with autocast(chat.device, spec.precision):
+            logprobs, _, places = token_scores(chat.model, batch.to(chat.device), spec.temperature)
         sampled = batch.per_token["old_logprobs"].flatten()[places.cpu()]
         worst = float((logprobs.float().cpu() - sampled).abs().max())
-        if worst > RATIO_TOLERANCE and chat.device.type == "cpu":
+        if worst > tolerance:
             raise TrainingError(
                 f"engine and trainer disagree by {worst:.2g} nats on a token before the first update",
-                hint="This is a fault of the program or of a model that is not fp32; please report it.",
+                hint="This is a fault of the program; please report it with the recipe.",
             )
         out.progress.note(f"Engine and trainer agree within {worst:.1e} nats before the first update.")
 

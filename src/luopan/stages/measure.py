@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from luopan.artifacts import Artifact, plain
 from luopan.corpus.skills import Case, generate_cases
+from luopan.errors import DataError
 from luopan.evals.skills import SkillReport, run_cases
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
@@ -28,11 +30,20 @@ def engine_of(chat: Chat) -> Engine:
 
 def test_cases(test: SkillTest) -> list[Case]:
     """Held-out cases under the name of the test, so that one skill can be tested in several forms."""
-    options = {**test.options, "thinking": 1.0} if test.thinking else dict(test.options)
-    if not test.thinking:
-        options.setdefault("thinking", 0.0)
+    options = {**test.options, "thinking": float(test.thinking)}
     cases = generate_cases(test.skill, test.cases, SUITE_SEED, "test", **options)
     return [replace(case, skill=test.name) for case in cases]
+
+
+def check_skill(skill: str, options: Mapping[str, Any], thinking: bool | float) -> None:
+    """DataError for a skill that there is not, or options it does not take: before compute, not after."""
+    generate_cases(skill, 1, 0, "train", **{**options, "thinking": float(thinking)})
+
+
+def check_suite(suite: ChatSuite) -> None:
+    """The same for all tests of a suite."""
+    for test in suite.tests:
+        check_skill(test.skill, test.options, test.thinking)
 
 
 def run_suite(chat: Chat, suite: ChatSuite) -> dict[str, Any]:
@@ -123,8 +134,10 @@ def mean_accuracy(result: dict[str, Any] | None) -> float | None:
 
 def mean_stderr(result: dict[str, Any] | None) -> float | None:
     """Standard error of `mean_accuracy`, the tests being independent of each other."""
-    errors = [s["stderr"] for s in (result or {"tests": {}})["tests"].values() if s["stderr"] is not None]
-    return sum(error**2 for error in errors) ** 0.5 / len(errors) if errors else None
+    scored = [s for s in (result or {"tests": {}})["tests"].values() if s["accuracy"] is not None]
+    if not scored or any(score["stderr"] is None for score in scored):
+        return None
+    return float(sum(score["stderr"] ** 2 for score in scored) ** 0.5 / len(scored))
 
 
 def skill_bars(title: str, before: dict[str, Any], after: dict[str, Any], names: tuple[str, str]) -> BarChart:
@@ -184,8 +197,13 @@ def answer_dialogues(chat: Chat, dialogues: Sequence[Sequence[str]], sampling: S
                 continue
             thinks = turn.startswith("/think ")
             messages.append({"role": "user", "content": turn.removeprefix("/think ")})
-            prompt = encode_prompt(chat.tokenizer, messages, enable_thinking=thinks)
-            completion = engine.generate([prompt], sampling, seed=SUITE_SEED)[0]
+            try:
+                prompt = encode_prompt(chat.tokenizer, messages, enable_thinking=thinks)
+                completion = engine.generate([prompt], sampling, seed=SUITE_SEED)[0]
+            except DataError:  # the dialogue has outgrown the model's context: there is no room for an answer
+                answers.append(Answer(text="", finish_reason="length", tokens=0))
+                messages.append({"role": "assistant", "content": "..."})
+                continue
             thinking, text = split_thinking(chat.tokenizer.decode(list(completion.tokens), skip_special_tokens=True))
             answers.append(
                 Answer(
@@ -195,6 +213,8 @@ def answer_dialogues(chat: Chat, dialogues: Sequence[Sequence[str]], sampling: S
                     tokens=len(completion.tokens),
                 )
             )
-            messages.append({"role": "assistant", "content": text})
+            # What is left of badly nested tags would be refused as input, though the model said it.
+            said = re.sub(r"</?think>", "", text).strip()
+            messages.append({"role": "assistant", "content": said or "..."})
         done.append(answers)
     return done

@@ -39,6 +39,7 @@ from luopan.stages.text import (
     position_chart,
     position_loss,
     shard_corpus,
+    source_names,
     text_bits,
 )
 from luopan.tokens.rows import TokenRows
@@ -63,9 +64,13 @@ class Midtrain:
         corpus = inputs["corpus"][0]
         chat = open_model(inputs["model"][0], device)
         pretrained = chat.model.config.max_position_embeddings
+        chat.model = extended(chat.model, spec, device)
+        if spec.domain is not None and spec.domain not in source_names(corpus):
+            raise RecipeError(
+                f"domain is {spec.domain!r}, which the corpus lacks", hint=f"It has: {', '.join(source_names(corpus))}"
+            )
         weights = mixture_weights(corpus, spec.mixture)
         shards = shard_corpus(corpus, chat.tokenizer, out.path / "shards", weights)
-        chat.model = extended(chat.model, spec, device)
 
         def measure(model: Chat) -> dict[str, Any]:
             return measure_text(model, corpus, spec)

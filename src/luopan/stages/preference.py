@@ -8,21 +8,22 @@ whether the skills have survived.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from luopan.corpus.skills import Pair, flaw_cases, generate_cases, generate_pairs
+from luopan.artifacts import stable_hash
+from luopan.corpus.skills import flaw_cases, generate_cases, generate_pairs
 from luopan.errors import DataError
 from luopan.evals.skills import standard_error
 from luopan.evals.verifiers import grade
 from luopan.generate.config import SamplingParams
 from luopan.recipe.specs import PreferenceSpec
-from luopan.report.data import Figure, Note, SetAside, StageReport
+from luopan.report.data import Figure, Note, StageReport
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
@@ -36,13 +37,24 @@ from luopan.stages.common import (
     steps_for_epochs,
     training_flops,
 )
+from luopan.stages.conversations import by_reason, odd_columns
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
-from luopan.stages.measure import SUITE_SEED, engine_of, samples_of, skill_bars, suite_after, suite_figures, suite_of
+from luopan.stages.measure import (
+    SUITE_SEED,
+    check_suite,
+    engine_of,
+    samples_of,
+    skill_bars,
+    suite_after,
+    suite_figures,
+    suite_of,
+)
 from luopan.stages.packed import PackedFeed, pack_pairs
 from luopan.stages.rows import read_rows
 from luopan.tokens.batch import collate
 from luopan.tokens.chat import Conversation, encode_chats, encode_prompts
 from luopan.tokens.example import Example
+from luopan.train.device import autocast
 from luopan.train.loop import fit
 from luopan.train.losses import preference_loss, sequence_logprobs
 
@@ -59,6 +71,10 @@ class Preference:
     @staticmethod
     def fingerprint(spec: PreferenceSpec) -> str:
         return file_fingerprint([spec.path])
+
+    @staticmethod
+    def check(spec: PreferenceSpec) -> None:
+        check_suite(spec.suite)
 
     @staticmethod
     def run(spec: PreferenceSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
@@ -123,7 +139,7 @@ class Preference:
             else [],
             samples=samples_of(after["suite"], out.name),
             notes=[Note(text=text) for text in result.notes],
-            set_aside=_set_aside(out.name, aside),
+            set_aside=by_reason(aside, out.name, "pairs", len(train_pairs) + len(test_pairs) + len(aside)),
             flops=training_flops(chat.model, result.tokens, 2 * spec.max_length),
             tokens=result.tokens,
             parameters=chat.model.config.num_parameters(),
@@ -132,59 +148,91 @@ class Preference:
         return metrics_of(figures, **fit_metrics(result), pairs=len(train_pairs), set_aside=len(aside))
 
 
-def _pairs(spec: PreferenceSpec, seed: int, aside: list[tuple[str, str]]) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs: procedural ones, or the rows of the user's file (the last rows are held out)."""
+@dataclass(frozen=True)
+class PairRow:
+    """A pair before tokenisation; `where` is "file:line" or "pair #n"."""
+
+    prompt: Sequence[Mapping[str, Any]]
+    chosen: Mapping[str, Any]
+    rejected: Mapping[str, Any]
+    where: str
+    enable_thinking: bool = False
+    tools: Sequence[Mapping[str, Any]] | None = None
+
+
+def _pairs(spec: PreferenceSpec, seed: int, aside: list[tuple[str, str]]) -> tuple[list[PairRow], list[PairRow]]:
+    """Training and held-out pairs: procedural ones, or the rows of the user's file, split by a hash of the prompt."""
     if spec.path is None:
         assert spec.pairs is not None
-        return (
+        drawn = [
             generate_pairs(spec.pairs, seed, "train", flaw=spec.flaw),
             generate_pairs(spec.test_pairs, SUITE_SEED, "test", flaw=spec.flaw),
-        )
+        ]
+        train, test = ([PairRow(*pair, f"pair #{i}") for i, pair in enumerate(pairs)] for pairs in drawn)
+        return train, test
     found = []
     for row in read_rows(Path(spec.path)):
-        pair = None if row.values is None else _pair_of(row.values)
-        if pair is None:
-            aside.append((row.where, row.fault or "no messages (or prompt), chosen and rejected in this row"))
+        pair = row.fault if row.values is None else pair_of(row.values, row.where)
+        if isinstance(pair, str):
+            aside.append((row.where, pair))
         else:
             found.append(pair)
-    held = min(spec.test_pairs, len(found) // 5)
-    if not held:
+    share = min(0.2, spec.test_pairs / max(1, len(found)))
+    test = [pair for pair in found if int(stable_hash(list(pair.prompt))[:8], 16) < share * 16**8]
+    train = [pair for pair in found if int(stable_hash(list(pair.prompt))[:8], 16) >= share * 16**8]
+    if not test or not train:
         raise DataError(f"{len(found)} pairs are too few to train on and to hold some out", where=spec.path)
-    return found[:-held], found[-held:]
+    return train, test
 
 
-def _pair_of(row: dict[str, Any]) -> Pair | None:
-    """A row as a pair: `messages` or `prompt` (text or messages), and `chosen`, `rejected` (text or messages)."""
+def pair_of(row: dict[str, Any], where: str) -> PairRow | str:
+    """A row as a pair, or what is wrong with it. `messages` or `prompt`, `chosen`, `rejected`: text or messages."""
     prompt = row.get("messages") or row.get("prompt")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    answers = []
+    replies, prompts = [], []
     for key in ("chosen", "rejected"):
-        answer = row.get(key)
-        if isinstance(answer, list) and answer and isinstance(answer[-1], dict):
-            prompt = prompt or answer[:-1]
-            answer = answer[-1].get("content")
-        if not isinstance(answer, str):
-            return None
-        answers.append({"role": "assistant", "content": answer})
-    return Pair(tuple(prompt), *answers) if isinstance(prompt, list) and prompt else None
+        reply = row.get(key)
+        if isinstance(reply, str):
+            reply = [{"role": "assistant", "content": reply}]
+        if not isinstance(reply, list) or not reply or not isinstance(reply[-1], dict):
+            return f"no text or messages in the column `{key}`"
+        if reply[-1].get("role") != "assistant":
+            return f"`{key}` does not end with an assistant message"
+        prompts.append(reply[:-1])
+        replies.append(reply[-1])
+    if not prompt:
+        if prompts[0] != prompts[1]:
+            return "`chosen` and `rejected` answer different conversations"
+        prompt = prompts[0]
+    if not isinstance(prompt, list) or not prompt:
+        return "no prompt: give `messages`, `prompt`, or whole conversations in `chosen` and `rejected`"
+    fault = odd_columns({**row, "messages": prompt})
+    thinking = bool((row.get("chat_template_kwargs") or {}).get("enable_thinking", False)) if not fault else False
+    return fault or PairRow(prompt, replies[0], replies[1], where, thinking, row.get("tools") or None)
 
 
-def encode_pairs(chat: Chat, pairs: Sequence[Pair], max_length: int, aside: list[tuple[str, str]]) -> list[EncodedPair]:
+def encode_pairs(
+    chat: Chat, pairs: Sequence[PairRow], max_length: int, aside: list[tuple[str, str]]
+) -> list[EncodedPair]:
     """Both answers of each pair as examples, only the answer trained; a pair that does not fit is set aside."""
     sides = []
+    refused: dict[int, tuple[str, str]] = {}
     for reply in ("chosen", "rejected"):
         rows = [
-            Conversation([*pair.messages, getattr(pair, reply)], False, None, f"pair {i}, {reply}")
-            for i, pair in enumerate(pairs)
+            Conversation([*pair.prompt, getattr(pair, reply)], pair.enable_thinking, pair.tools, pair.where)
+            for pair in pairs
         ]
         encoded = encode_chats(chat.tokenizer, rows, max_length=max_length, turns="last")
-        aside += [(item.where or f"pair {item.index}", item.reason) for item in encoded.set_aside]
+        for item in encoded.set_aside:
+            refused.setdefault(item.index, (pairs[item.index].where, f"{reply}: {item.reason}"))
         sides.append(dict(zip(encoded.kept, encoded.examples)))
+    aside += refused.values()
     chosen, rejected = sides
     both = [(chosen[i], rejected[i]) for i in range(len(pairs)) if i in chosen and i in rejected]
     if not both:
-        raise DataError("no preference pair is left", hint="raise max_length, or look at the first row set aside")
+        where, reason = aside[0]
+        raise DataError(f"no preference pair is left; the first was set aside: {reason}", where=where)
     return both
 
 
@@ -196,7 +244,8 @@ def _scores(chat: Chat, pairs: Sequence[EncodedPair], spec: PreferenceSpec) -> l
         part = pairs[start : start + 64]
         rows = [[doc] for pair in part for doc in pair]
         batch = collate(rows, max(len(row[0]) for row in rows), chat.pad_id).to(chat.device)
-        values = sequence_logprobs(chat.model, batch).tolist()
+        with autocast(chat.device, spec.precision):  # as in training, or the margins would not start at 0
+            values = sequence_logprobs(chat.model, batch).tolist()
         scores += [values[i : i + 2] for i in range(0, len(values), 2)]
     return scores
 
@@ -234,7 +283,7 @@ def sampled_answers(chat: Chat, spec: PreferenceSpec) -> dict[str, list[float]]:
     cases = [
         case
         for skill in ("talk", "identity")
-        for case in generate_cases(skill, spec.flaw_cases // 2, SUITE_SEED, "test", thinking=0.0)
+        for case in generate_cases(skill, (spec.flaw_cases + 1) // 2, SUITE_SEED, "test", thinking=0.0)
     ]
     prompts = encode_prompts(chat.tokenizer, [Conversation(case.messages) for case in cases])
     params = SamplingParams(max_new_tokens=64, temperature=1.0)
@@ -277,10 +326,3 @@ def _figures(before: dict[str, Any], after: dict[str, Any]) -> list[Figure]:
                help="held-out pairs, against the reference; no proof of a better model"),
     ]  # fmt: skip
     return figures + suite_figures(before["suite"], after["suite"], headline=("skills, mean",))
-
-
-def _set_aside(stage: str, aside: Sequence[tuple[str, str]]) -> list[SetAside]:
-    reasons: dict[str, list[str]] = {}
-    for where, reason in aside:
-        reasons.setdefault(reason, []).append(where)
-    return [SetAside(stage=stage, reason=r, count=len(p), unit="pairs", examples=p[:5]) for r, p in reasons.items()]

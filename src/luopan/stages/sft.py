@@ -25,7 +25,7 @@ from luopan.stages.common import (
 )
 from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_note, set_aside_report
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
-from luopan.stages.measure import samples_of, skill_bars, suite_after, suite_figures, suite_of
+from luopan.stages.measure import check_skill, check_suite, samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.stages.packed import PackedFeed
 from luopan.stages.text import forgetting_figures, text_bits
 from luopan.tokens.packing import pack, padding_share
@@ -48,6 +48,13 @@ class Sft:
         return file_fingerprint(source.path for source in spec.data)
 
     @staticmethod
+    def check(spec: SftSpec) -> None:
+        for source in spec.data:
+            if source.skill is not None:
+                check_skill(source.skill, source.options, source.thinking)
+        check_suite(spec.suite)
+
+    @staticmethod
     def run(spec: SftSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         device = start_device()
         chat = open_model(inputs["model"][0], device)
@@ -63,10 +70,11 @@ class Sft:
         def bits() -> dict[str, float]:
             return text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
 
-        source = inputs["model"][0]
-        before = out.remember("before", lambda: {"suite": suite_of(source, chat, spec.suite), "bits": bits()})
         rows = pack(data.examples, spec.max_length, packing=spec.packing)
         steps = spec.max_steps or steps_for_epochs(len(rows), spec.num_train_epochs or 1.0, rows_per_step(spec))
+        config = spec.with_steps(steps)
+        source = inputs["model"][0]
+        before = out.remember("before", lambda: {"suite": suite_of(source, chat, spec.suite), "bits": bits()})
         feed = PackedFeed(
             rows,
             spec.max_length,
@@ -79,7 +87,7 @@ class Sft:
             chat.model,
             feed,
             causal_lm_loss,
-            spec.with_steps(steps),
+            config,
             out.path,
             device=device,
             seed=out.seed,

@@ -82,7 +82,7 @@ def sample_texts(corpus: Artifact, max_bytes: int) -> Iterator[str]:
     for name in names:
         left = sizes[name] * share
         for text in read_texts(corpus.file(TRAIN), name):
+            yield text  # at least one document of every source
             left -= len(text.encode())
-            if left < 0:
+            if left <= 0:
                 break
-            yield text

@@ -9,6 +9,8 @@ import ctypes
 import os
 import platform
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -33,6 +35,13 @@ def describe_device(device: torch.device | None = None) -> str:
         capability = torch.backends.cpu.get_cpu_capability()
         return f"CPU, {torch.get_num_threads()} threads ({platform.machine()}, {capability})"
     return device.type
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
+    """The precision of the computation: bf16 where it is asked for, or pays (CUDA); weights and gradients stay fp32."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def tune_allocator() -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +26,7 @@ from luopan.objectives.base import LossTerm, merge_metrics
 from luopan.tokens.batch import Batch
 from luopan.train import checkpoint as checkpoints
 from luopan.train.config import TrainConfig
-from luopan.train.device import peak_memory_bytes, tune_allocator
+from luopan.train.device import autocast, peak_memory_bytes, tune_allocator
 from luopan.train.health import Health, check_same_weights, gradients_reach_all
 from luopan.train.interrupt import StopWish, stop_on_signal
 from luopan.train.optimizer import (
@@ -241,17 +240,10 @@ class Loop:
         tokens = batch.num_tokens  # counted before it moves: on a GPU, counting would wait for the device
         self.tokens += tokens
         self.window_tokens += tokens
-        with self.autocast():
+        with autocast(self.device, self.config.precision):
             term = self.loss_fn(self.model, batch.to(self.device))
         term.total.backward()
         return LossTerm(term.total.detach(), term.weight.detach(), term.metrics)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 for the computation where it is asked for, or pays; weights and their gradients stay fp32."""
-        wanted = self.config.precision
-        if wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda"):
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
     # ---- between steps ----
 
