@@ -11,7 +11,7 @@ import torch
 from stage_toys import tiny_chat, workspace
 
 from luopan.corpus.skills import generate_cases
-from luopan.errors import DataError, TrainingError
+from luopan.errors import TrainingError
 from luopan.generate.engine import Completion
 from luopan.recipe.specs import GrpoSpec
 from luopan.rl.rollouts import Prompt
@@ -110,7 +110,7 @@ def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> 
     feed.reward = length_reward
     reference = tiny_chat(seed=1).model
     plain = feed.micro_batches(0)
-    scored = WithReference(feed, reference, 0.8, chat.device).micro_batches(0)
+    scored = WithReference(feed, reference, spec(temperature=0.8), chat.device).micro_batches(0)
     for batch, before in zip(scored, plain, strict=True):
         assert torch.equal(batch.input_ids, before.input_ids)
         with torch.no_grad():
@@ -127,7 +127,7 @@ def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> 
 def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> None:
     feed = build_feed(spec(), chat, workspace(tmp_path))
     feed.reward = length_reward
-    (batch,) = WithReference(feed, chat.model, 0.8, chat.device).micro_batches(0)
+    (batch,) = WithReference(feed, chat.model, spec(temperature=0.8), chat.device).micro_batches(0)
     total, count = policy_loss(chat.model, batch, temperature=0.8, beta=0.1).metrics["kl"]
     assert float(total / count) == pytest.approx(0, abs=1e-6)
 
@@ -139,33 +139,43 @@ def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp
     out = workspace(tmp_path)
     feed = build_feed(spec(), chat, out)
     feed.reward = length_reward
-    assert_ratio_is_one(chat, feed, 0.8, out)
+    assert_ratio_is_one(chat, feed, spec(temperature=0.8), out)
     assert any("agree within" in note for note in out.progress.notes)  # type: ignore[attr-defined]
     with pytest.raises(TrainingError, match="disagree"):
-        assert_ratio_is_one(chat, feed, 1.0, out)
+        assert_ratio_is_one(chat, feed, spec(temperature=1.0), out)
     (out.path / "checkpoints").mkdir()  # later the weights are others: nothing to compare
-    assert_ratio_is_one(chat, feed, 1.0, out)
+    assert_ratio_is_one(chat, feed, spec(temperature=1.0), out)
 
 
 def test_figures_of_the_rollouts_are_given_at_logged_steps(chat: Chat, tmp_path: Path) -> None:
     feed = build_feed(spec(), chat, workspace(tmp_path))
     feed.reward = length_reward
-    hook = rollout_figures(feed, 5)
-    assert hook(5, chat.model) is None  # nothing sampled in this sitting
+    hook = rollout_figures(feed, 5, 7)
     feed.micro_batches(4)
     assert hook(4, chat.model) is None
     figures = hook(5, chat.model)
     assert figures == feed.figures and figures is not feed.figures and "reward" in figures
+    feed.micro_batches(6)
+    assert hook(7, chat.model) == feed.figures != figures  # the last step always has a line
+    feed.figures = {}
+    assert hook(5, chat.model) == figures  # as after a resume: from the file
 
 
 def test_a_row_too_short_for_prompt_and_answer_is_refused_before_training(chat: Chat, tmp_path: Path) -> None:
-    try:
-        feed = build_feed(spec(max_completion_length=60, max_length=64), chat, workspace(tmp_path))
-    except Exception:
-        return
+    with pytest.raises(RecipeError, match="do not fit"):
+        build_feed(spec(max_completion_length=60, max_length=64), chat, workspace(tmp_path))
+
+
+def test_bf16_is_sampled_and_trained_in_bf16(chat: Chat, tmp_path: Path) -> None:
+    out = workspace(tmp_path)
+    feed = build_feed(spec(precision="bf16"), chat, out)
     feed.reward = length_reward
-    for step in range(4):
-        feed.micro_batches(step)
+    assert_ratio_is_one(chat, feed, spec(precision="bf16"), out)
+    half = feed.micro_batches(0)[0].per_token["old_logprobs"]
+    full_feed = build_feed(spec(), chat, workspace(tmp_path / "full"))
+    full_feed.reward = length_reward
+    full = full_feed.micro_batches(0)[0].per_token["old_logprobs"]
+    assert half.shape != full.shape or not torch.equal(half, full)
 
 
 def sitting(folder: Path, stop_at: int | None = None, **changes: Any) -> dict[int, dict[str, Any]]:
@@ -182,7 +192,7 @@ def sitting(folder: Path, stop_at: int | None = None, **changes: Any) -> dict[in
 
     feed.micro_batches = until  # type: ignore[method-assign]
     loss = partial(policy_loss, temperature=knobs.temperature, epsilon=knobs.epsilon)
-    hooks = [rollout_figures(feed, knobs.logging_steps)]
+    hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps)]
     try:
         fit(chat.model, feed, loss, knobs, folder, device="cpu", seed=1, progress=SilentProgress(), hooks=hooks)
     except KeyboardInterrupt:
@@ -211,6 +221,6 @@ def test_the_last_line_has_the_rollouts_figures(tmp_path: Path) -> None:
     feed = build_feed(knobs, chat, workspace(tmp_path))
     feed.reward = length_reward
     loss = partial(policy_loss, temperature=knobs.temperature, epsilon=knobs.epsilon)
-    hooks = [rollout_figures(feed, knobs.logging_steps)]
+    hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps)]
     result = fit(chat.model, feed, loss, knobs, tmp_path, device="cpu", seed=1, progress=SilentProgress(), hooks=hooks)
     assert result.last["step"] == 3 and "reward" in result.last

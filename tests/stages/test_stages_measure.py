@@ -10,7 +10,7 @@ import pytest
 from stage_toys import tiny_chat, workspace
 
 from luopan.artifacts import Artifact
-from luopan.errors import DataError, RecipeError
+from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.recipe.specs import ChatSuite, SkillTest
 from luopan.stages import measure

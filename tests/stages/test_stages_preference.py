@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,18 @@ def test_rows_in_all_their_forms_make_the_same_pair(tmp_path: Path) -> None:
         {"chosen": [*TALK, yes], "rejected": [*TALK, no]},
     ]
     bad = ["{oops", {"prompt": "Hello!", "chosen": "Yes."}, {"chosen": "Yes.", "rejected": "No."}]
-    path = file_of(tmp_path / "pairs.jsonl", [*forms, *bad, forms[0]])
+    others = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No."} for i in range(6)]
+    path = file_of(tmp_path / "pairs.jsonl", [*forms, *bad, *others])
     aside: list[tuple[str, str]] = []
     train, test = preference._pairs(spec(path=path), 0, aside)
-    assert len(train) == 4 and len(test) == 1  # a fifth is held out, the last rows
-    assert {(tuple(p.messages[0].items()), p.chosen["content"], p.rejected["content"]) for p in [*train, *test]} == {
-        ((("role", "user"), ("content", "Hello!")), "Yes.", "No.")
-    }
+    assert len(train) + len(test) == 10
+    hello = [pair for pair in [*train, *test] if pair.prompt[0]["content"] == "Hello!"]
+    assert len(hello) == 4 and len({str(list(pair.prompt)) for pair in hello}) == 1
+    assert {(pair.chosen["content"], pair.rejected["content"]) for pair in hello} == {("Yes.", "No.")}
+    sides = [{pair.prompt[0]["content"] for pair in side} for side in (train, test)]
+    assert sides[1] and not sides[0] & sides[1]  # a prompt with several pairs is on one side only
     assert [where for where, _ in aside] == [f"{path}:{line}" for line in (5, 6, 7)]
-    assert "not JSON" in aside[0][1] and "chosen and rejected" in aside[1][1]
+    assert "not JSON" in aside[0][1] and "`rejected`" in aside[1][1] and "no prompt" in aside[2][1]
 
 
 def test_too_few_pairs_to_hold_some_out(tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_too_few_pairs_to_hold_some_out(tmp_path: Path) -> None:
 
 def test_made_pairs_for_training_and_testing_share_no_question() -> None:
     train, test = preference._pairs(spec(pairs=200, test_pairs=20), 0, [])
-    questions = [{pair.messages[-1]["content"] for pair in pairs} for pairs in (train, test)]
+    questions = [{pair.prompt[-1]["content"] for pair in pairs} for pairs in (train, test)]
     assert len(train) == 200 and not questions[0] & questions[1]
     assert all(pair.rejected["content"].startswith(pair.chosen["content"]) for pair in train)
 
@@ -87,10 +91,15 @@ def test_made_pairs_for_training_and_testing_share_no_question() -> None:
 
 def test_a_pair_is_left_out_whole_and_only_answers_are_trained(chat: Chat) -> None:
     train, _ = preference._pairs(spec(), 0, [])
-    broken = train[0]._replace(rejected={"role": "assistant", "content": "so " * 300})
+    broken = replace(train[0], rejected={"role": "assistant", "content": "so " * 300})
     aside: list[tuple[str, str]] = []
     pairs = encode_pairs(chat, [train[1], broken, train[2]], 96, aside)
-    assert len(pairs) == 2 and len(aside) == 1 and "rejected" in aside[0][0] and "longer than" in aside[0][1]
+    assert (
+        len(pairs) == 2
+        and len(aside) == 1
+        and aside[0][0] == "pair #0"
+        and aside[0][1].startswith("rejected: longer than")
+    )
     for (chosen, rejected), made in zip(pairs, (train[1], train[2])):
         for example, reply in ((chosen, made.chosen), (rejected, made.rejected)):
             trained = chat.tokenizer.decode([label for label in example.labels if label != -100])
@@ -148,8 +157,11 @@ def test_one_flaw_case(chat: Chat) -> None:
 
 def test_a_pair_that_is_too_long_is_named_by_file_and_line(chat: Chat, tmp_path: Path) -> None:
     fine = {"prompt": "Hello!", "chosen": "Yes.", "rejected": "No."}
-    path = file_of(tmp_path / "pairs.jsonl", [fine, {**fine, "chosen": "so " * 300}, *[fine] * 6])
+    more = [{**fine, "prompt": f"Question {i}?"} for i in range(8)]
+    path = file_of(
+        tmp_path / "pairs.jsonl", [fine, {**fine, "prompt": "Again?", "chosen": "so " * 300}, *[fine] * 6, *more]
+    )
     aside: list[tuple[str, str]] = []
-    train, _ = preference._pairs(spec(path=path), 0, aside)
-    encode_pairs(chat, train, 96, aside)
+    train, test = preference._pairs(spec(path=path), 0, aside)
+    encode_pairs(chat, [*train, *test], 96, aside)
     assert [where for where, _ in aside] == [f"{path}:2"]

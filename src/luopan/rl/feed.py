@@ -89,9 +89,10 @@ class RolloutFeed:
             if missing <= 0:
                 break
             rounds.append(self._sample(self._draw(step, round_, missing), step, round_))
-        if not any(rollout.reward is not None for part in rounds for _, group in part for rollout in group):
+        rollouts = [rollout for part in rounds for _, group in part for rollout in group]
+        if all(rollout.reward is None for rollout in rollouts):
             raise TrainingError(
-                f"step {step}: not one answer could be graded",
+                f"step {step}: not one of {len(rollouts)} answers could be graded",
                 hint="Try the task's verifier on one of its own reference answers.",
             )
         return rounds

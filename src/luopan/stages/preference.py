@@ -177,12 +177,19 @@ def _pairs(spec: PreferenceSpec, seed: int, aside: list[tuple[str, str]]) -> tup
             aside.append((row.where, pair))
         else:
             found.append(pair)
-    share = min(0.2, spec.test_pairs / max(1, len(found)))
-    test = [pair for pair in found if int(stable_hash(list(pair.prompt))[:8], 16) < share * 16**8]
-    train = [pair for pair in found if int(stable_hash(list(pair.prompt))[:8], 16) >= share * 16**8]
-    if not test or not train:
-        raise DataError(f"{len(found)} pairs are too few to train on and to hold some out", where=spec.path)
-    return train, test
+    return held_out_by_prompt(found, spec)
+
+
+def held_out_by_prompt(pairs: Sequence[PairRow], spec: PreferenceSpec) -> tuple[list[PairRow], list[PairRow]]:
+    """Training and held-out pairs: about `test_pairs`, at most a fifth, and no prompt on both sides."""
+    prompts = [stable_hash(list(pair.prompt)) for pair in pairs]
+    distinct = sorted(set(prompts))
+    if len(distinct) < 2:
+        raise DataError(f"{len(pairs)} pairs are too few to train on and to hold some prompts out", where=spec.path)
+    share = min(0.2, spec.test_pairs / len(pairs))
+    held = set(distinct[: max(1, round(share * len(distinct)))])
+    train = [pair for pair, prompt in zip(pairs, prompts) if prompt not in held]
+    return train, [pair for pair, prompt in zip(pairs, prompts) if prompt in held]
 
 
 def pair_of(row: dict[str, Any], where: str) -> PairRow | str:

@@ -91,6 +91,8 @@ def mixture_weights(corpus: Artifact, mixture: Mapping[str, float] | None) -> di
         return {name: float(size) for name, size in sizes.items()}
     generated = {name for name, part in _card(corpus)["sources"].items() if part["origin"] == "generated"}
     rest = [name for name in sizes if name not in mixture and name not in generated]
+    if CORPUS in generated:
+        raise RecipeError("a generated source is called corpus, which in a mixture means all texts that were read")
     for name in mixture:
         if name != CORPUS and name not in sizes:
             raise RecipeError(f"the mixture names {name!r}, which the corpus lacks", hint=f"It has: {', '.join(sizes)}")
