@@ -11,7 +11,7 @@ import torch
 from stage_toys import tiny_chat, workspace
 
 from luopan.corpus.skills import generate_cases
-from luopan.errors import TrainingError
+from luopan.errors import RecipeError, TrainingError
 from luopan.generate.engine import Completion
 from luopan.recipe.specs import GrpoSpec
 from luopan.rl.rollouts import Prompt

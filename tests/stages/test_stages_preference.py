@@ -94,12 +94,8 @@ def test_a_pair_is_left_out_whole_and_only_answers_are_trained(chat: Chat) -> No
     broken = replace(train[0], rejected={"role": "assistant", "content": "so " * 300})
     aside: list[tuple[str, str]] = []
     pairs = encode_pairs(chat, [train[1], broken, train[2]], 96, aside)
-    assert (
-        len(pairs) == 2
-        and len(aside) == 1
-        and aside[0][0] == "pair #0"
-        and aside[0][1].startswith("rejected: longer than")
-    )
+    assert len(pairs) == 2 and len(aside) == 1 and aside[0][0] == "pair #0"
+    assert aside[0][1].startswith("rejected: ") and "longer than" in aside[0][1]
     for (chosen, rejected), made in zip(pairs, (train[1], train[2])):
         for example, reply in ((chosen, made.chosen), (rejected, made.rejected)):
             trained = chat.tokenizer.decode([label for label in example.labels if label != -100])
