@@ -27,9 +27,12 @@ def test_every_stage_has_figures_before_and_after(smoke: Path, stage: str) -> No
 
 
 def test_a_second_run_does_nothing_and_says_so(smoke: Path, luopan) -> None:
-    before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()}
+    def written() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in smoke.rglob("*") if p.is_file() and p.name != ".lock"}
+
+    before = written()
     out = luopan("run", "smoke", "--runs", str(smoke.parent)).stdout
-    assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()} == before
+    assert written() == before
     assert all(re.search(rf"{stage}: .*(done|nothing)", out) for stage in STAGES), out
 
 
@@ -91,13 +94,13 @@ def test_lineage_leads_from_the_last_model_to_the_data(smoke: Path) -> None:
     from luopan.pipeline.lineage import lineage
 
     kinds = [step.kind for step in lineage(smoke / "grpo" / "model")]
-    assert kinds[0] == "grpo" and {"preference", "sft", "midtrain", "pretrain", "tokenizer", "curate"} <= set(kinds)
+    assert kinds == ["curate", "tokenizer", "pretrain", "midtrain", "sft", "preference", "grpo"]
     assert manifest(smoke, "grpo")["versions"]["torch"] == torch.__version__
 
 
 def test_chat_answers_and_keeps_a_transcript(smoke: Path, luopan, tmp_path: Path) -> None:
     said = (
-        f"/help\nHello!\n/think on\n/system You are a pirate.\nHello!\n/reset\n/save {tmp_path / 'talk.json'}\n/quit\n"
+        f"/help\nHello!\n/think on\n/system You are a pirate.\nHello!\n/save {tmp_path / 'talk.json'}\n/reset\n/quit\n"
     )
     out = luopan("chat", str(smoke / "grpo"), stdin=said).stdout
     assert "/system" in out and (tmp_path / "talk.json").is_file()
