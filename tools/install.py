@@ -36,7 +36,7 @@ def main() -> int:
     if has_nvidia_driver() or sys.platform != "linux":
         pip(python, "install", TORCH)
     else:
-        pip(python, "install", TORCH, "--retries", "1", "--extra-index-url", CPU_INDEX)
+        pip(python, "install", "--retries", "1", "--extra-index-url", CPU_INDEX, TORCH)
     pip(python, "install", "--editable", f"{root}[{arguments.extras}]")
     if subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", PLAYS]).returncode:
         print(f"note: {PLAYS} could not be installed; the recipe's optional source `plays` will be left out")
@@ -50,7 +50,7 @@ def environment(folder: Path) -> str:
         try:
             venv.create(folder, with_pip=True)
         except (subprocess.CalledProcessError, ImportError):
-            print("This Python cannot make virtual environments with pip (on Debian and Ubuntu: apt install python3-venv).")
+            print("This Python cannot make virtual environments with pip (Debian, Ubuntu: apt install python3-venv).")
             raise SystemExit(2) from None
     return str(python)
 
@@ -64,7 +64,7 @@ def has_nvidia_driver() -> bool:
 def pip(python: str, *arguments: str) -> None:
     """Run pip in the environment, quietly; its own message is the best there is when it fails."""
     command = [python, "-m", "pip", arguments[0], "--quiet", "--disable-pip-version-check", *arguments[1:]]
-    print("installing", *[a for a in arguments[1:] if not a.startswith(("-", "http"))], flush=True)
+    print("installing", next(a for a in reversed(arguments) if not a.startswith(("-", "http"))), flush=True)
     if subprocess.run(command).returncode:
         raise SystemExit(f"pip failed: {' '.join(command)}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luopan.errors import DataError
-from luopan.recipe.specs import ChatSource
+from luopan.recipe.parts import ChatSource
 from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_report, skill_cases
 from luopan.tokens.example import Example
 

@@ -12,7 +12,7 @@ from stage_toys import tiny_chat, workspace
 from luopan.artifacts import Artifact
 from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams
-from luopan.recipe.specs import ChatSuite, SkillTest
+from luopan.recipe.parts import ChatSuite, SkillTest
 from luopan.stages import measure
 from luopan.stages.common import Chat, check_length, steps_for_epochs
 from luopan.stages.measure import (

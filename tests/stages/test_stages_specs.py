@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from luopan.errors import RecipeError
-from luopan.recipe.specs import ChatSource, ChatSuite, GrpoSpec, MidtrainSpec, PreferenceSpec, SftSpec, SkillTest
+from luopan.recipe.parts import ChatSource, ChatSuite, SkillTest
+from luopan.recipe.specs import GrpoSpec, MidtrainSpec, PreferenceSpec, SftSpec
 
 TRAIN = {"learning_rate": 1e-3, "max_steps": 9}
 MIDTRAIN = {"kind": "midtrain", "model": "a", "corpus": "c", "sequence_length": 64, **TRAIN}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from luopan.artifacts import Artifact
 from luopan.errors import RecipeError
 from luopan.model import hf
 from luopan.model.decoder import Decoder
+from luopan.report.data import Note, StageReport
 from luopan.tokens.chat import stop_ids
 from luopan.tokens.tokenizer import load_tokenizer, save_tokenizer
 from luopan.train.config import TrainConfig
@@ -68,6 +70,21 @@ def steps_for_epochs(rows: int, epochs: float, config_rows: int) -> int:
 def rows_per_step(spec: TrainConfig) -> int:
     """Rows of one optimizer step on one device."""
     return spec.per_device_train_batch_size * spec.gradient_accumulation_steps
+
+
+def training_report(
+    kind: str, name: str, chat: Chat, result: FitResult, length: int, *, notes: Sequence[str] = (), **parts: Any
+) -> StageReport:
+    """A training stage's part of the report: its own `parts`, and what every training says of its cost."""
+    return StageReport(
+        kind=kind,
+        name=name,
+        notes=[Note(text=text) for text in (*result.notes, *notes)],
+        flops=training_flops(chat.model, result.tokens, length),
+        tokens=result.tokens,
+        parameters=chat.model.config.num_parameters(),
+        **parts,
+    )
 
 
 def fit_metrics(result: FitResult) -> dict[str, Any]:

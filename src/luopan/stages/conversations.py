@@ -18,7 +18,7 @@ import numpy as np
 
 from luopan.corpus.skills import Case, contaminate, converse, generate_cases
 from luopan.errors import DataError
-from luopan.recipe.specs import ChatSource
+from luopan.recipe.parts import ChatSource
 from luopan.report.data import Cell, SetAside, Table
 from luopan.stages.rows import read_rows
 from luopan.tokens.chat import Conversation, encode_chats

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from luopan.corpus import Document, curate, fingerprint
 from luopan.corpus.config import SourceConfig
 from luopan.corpus.skills import documents, long_documents
-from luopan.recipe.specs import CurateSpec, SkillDocuments
+from luopan.recipe.parts import SkillDocuments
+from luopan.recipe.specs import CurateSpec
 from luopan.report.data import Figure, Funnel, FunnelStep, Mixture, Note, SetAside, StageReport, Table
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.handover import metrics_of, write_report

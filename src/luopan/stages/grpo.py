@@ -22,7 +22,7 @@ from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion, Engine
 from luopan.model.decoder import Decoder
 from luopan.recipe.specs import GrpoSpec
-from luopan.report.data import Figure, Note, StageReport
+from luopan.report.data import Figure
 from luopan.rl.feed import RolloutFeed, RolloutSettings
 from luopan.rl.rollouts import Prompt
 from luopan.stages.base import Inputs, Workspace
@@ -34,7 +34,7 @@ from luopan.stages.common import (
     open_model,
     save_model,
     start_device,
-    training_flops,
+    training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.measure import (
@@ -103,9 +103,12 @@ class Grpo:
         after = suite_after(out.path, chat, spec.suite)
         save_model(chat, out.path)
         figures = _figures(spec, before, after, result.last)
-        report = StageReport(
-            kind="grpo",
-            name=out.name,
+        report = training_report(
+            "grpo",
+            out.name,
+            chat,
+            result,
+            spec.max_length,
             summary=f"{result.steps} updates on {spec.num_generations} answers to {spec.prompts_per_step} prompts each "
             f"of {', '.join(task.skill for task in spec.tasks)}, graded by their verifiers.",
             figures=figures,
@@ -113,10 +116,6 @@ class Grpo:
             if spec.suite.tests
             else [],
             samples=samples_of(after, out.name),
-            notes=[Note(text=text) for text in result.notes],
-            flops=training_flops(chat.model, result.tokens, spec.max_length),
-            tokens=result.tokens,
-            parameters=chat.model.config.num_parameters(),
         )
         write_report(out.path, report)
         return metrics_of(figures, **fit_metrics(result), reward=result.last.get("reward"))

@@ -14,7 +14,7 @@ from luopan.errors import DataError
 from luopan.evals.skills import SkillReport, run_cases
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
-from luopan.recipe.specs import ChatSuite, SkillTest
+from luopan.recipe.parts import ChatSuite, SkillTest
 from luopan.report.data import Answer, BarChart, Bars, Figure, Message, Sample
 from luopan.stages.common import Chat
 from luopan.stages.measured import from_artifact, keep, key_of

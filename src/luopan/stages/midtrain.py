@@ -17,7 +17,7 @@ from luopan.evals.retrieval import retrieval_accuracy
 from luopan.model.config import extend_context
 from luopan.model.decoder import Decoder
 from luopan.recipe.specs import MidtrainSpec
-from luopan.report.data import Figure, Note, StageReport
+from luopan.report.data import Figure
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
@@ -27,7 +27,7 @@ from luopan.stages.common import (
     rows_per_step,
     save_model,
     start_device,
-    training_flops,
+    training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.text import (
@@ -87,9 +87,12 @@ class Midtrain:
         figures = _figures(spec, before, after, pretrained)
         write_report(
             out.path,
-            StageReport(
-                kind="midtrain",
-                name=out.name,
+            training_report(
+                "midtrain",
+                out.name,
+                chat,
+                result,
+                spec.sequence_length,
                 summary=f"{result.tokens / 1e6:.1f}M tokens at {spec.sequence_length} tokens a row "
                 f"(pretrained: {pretrained}).",
                 figures=figures,
@@ -97,10 +100,6 @@ class Midtrain:
                     position_chart(before["positions"], after["positions"], pretrained, (chat.origin, out.name)),
                     mixture_picture(rows.order.consumed(result.steps * rows_per_step(spec))),
                 ],
-                notes=[Note(text=text) for text in result.notes],
-                flops=training_flops(chat.model, result.tokens, spec.sequence_length),
-                tokens=result.tokens,
-                parameters=chat.model.config.num_parameters(),
             ),
         )
         return metrics_of(figures, **fit_metrics(result), bits_per_byte=after["bits"])

@@ -23,7 +23,7 @@ from luopan.evals.skills import standard_error
 from luopan.evals.verifiers import grade
 from luopan.generate.config import SamplingParams
 from luopan.recipe.specs import PreferenceSpec
-from luopan.report.data import Figure, Note, StageReport
+from luopan.report.data import Figure
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
@@ -35,7 +35,7 @@ from luopan.stages.common import (
     save_model,
     start_device,
     steps_for_epochs,
-    training_flops,
+    training_report,
 )
 from luopan.stages.conversations import by_reason, odd_columns
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
@@ -108,15 +108,10 @@ class Preference:
             out.seed,
             count_pairs=True,
         )
-        knobs: dict[str, Any] = {"beta": spec.beta, "loss_type": spec.loss_type}
-        if spec.label_smoothing:
-            knobs["label_smoothing"] = spec.label_smoothing
-        if spec.nll_coef:
-            knobs["nll_coef"] = spec.nll_coef
         result = fit(
             chat.model,
             feed,
-            partial(preference_loss, **knobs),
+            partial(preference_loss, **knobs_of(spec)),
             spec.with_steps(steps),
             out.path,
             device=device,
@@ -129,23 +124,29 @@ class Preference:
         }
         save_model(chat, out.path)
         figures = _figures(before, after)
-        report = StageReport(
-            kind="preference",
-            name=out.name,
+        report = training_report(
+            "preference",
+            out.name,
+            chat,
+            result,
+            2 * spec.max_length,
             summary=f"{len(train_pairs)} pairs, {spec.loss_type}, beta {spec.beta:g}; the reference is {chat.origin}.",
             figures=figures,
             pictures=[skill_bars("Held-out skills", before["suite"], after["suite"], (chat.origin, out.name))]
             if spec.suite.tests
             else [],
             samples=samples_of(after["suite"], out.name),
-            notes=[Note(text=text) for text in result.notes],
             set_aside=by_reason(aside, out.name, "pairs", len(train_pairs) + len(test_pairs) + len(aside)),
-            flops=training_flops(chat.model, result.tokens, 2 * spec.max_length),
-            tokens=result.tokens,
-            parameters=chat.model.config.num_parameters(),
         )
         write_report(out.path, report)
         return metrics_of(figures, **fit_metrics(result), pairs=len(train_pairs), set_aside=len(aside))
+
+
+def knobs_of(spec: PreferenceSpec) -> dict[str, Any]:
+    """The objective's knobs that are set; it refuses those that would have no effect."""
+    knobs: dict[str, Any] = {"beta": spec.beta, "loss_type": spec.loss_type}
+    optional = {"label_smoothing": spec.label_smoothing, "nll_coef": spec.nll_coef}
+    return knobs | {name: value for name, value in optional.items() if value}
 
 
 @dataclass(frozen=True)

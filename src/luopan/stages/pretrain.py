@@ -8,7 +8,7 @@ from luopan.errors import RecipeError
 from luopan.evals.bigram import bigram_bits_per_byte
 from luopan.model.decoder import Decoder
 from luopan.recipe.specs import PretrainSpec
-from luopan.report.data import BarChart, Bars, Note, StageReport
+from luopan.report.data import BarChart, Bars
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
@@ -17,7 +17,7 @@ from luopan.stages.common import (
     rows_per_step,
     save_model,
     start_device,
-    training_flops,
+    training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.text import (
@@ -84,37 +84,40 @@ class Pretrain:
         save_model(chat, out.path)
         bigram = before["bigram"]
         figures = bits_figures(before["bits"], after, baseline=bigram)
-        names = list(after)
         write_report(
             out.path,
-            StageReport(
-                kind="pretrain",
-                name=out.name,
+            training_report(
+                "pretrain",
+                out.name,
+                chat,
+                result,
+                spec.sequence_length,
                 summary=f"{result.tokens / 1e6:.1f}M tokens in {result.steps} steps, from random weights.",
                 figures=figures,
                 pictures=[
-                    BarChart(
-                        title="Bits per byte on held-out text",
-                        categories=names,
-                        bars=[
-                            Bars(name=out.name, values=[after[name] for name in names]),
-                            Bars(name="byte bigram", values=[bigram[name] for name in names]),
-                        ],
-                        higher_is_better=False,
-                        caption="The bigram is trained on the same training text.",
-                    ),
+                    against_bigram(out.name, after, bigram),
                     mixture_picture(rows.order.consumed(result.steps * rows_per_step(spec))),
                 ],
-                notes=[Note(text=text) for text in result.notes],
-                flops=training_flops(model, result.tokens, spec.sequence_length),
-                tokens=result.tokens,
-                parameters=spec.model.num_parameters(),
             ),
         )
         return metrics_of(
             figures, **fit_metrics(result), bigram_bits_per_byte=bigram, bits_per_byte=after,
             parameters=spec.model.num_parameters(),
         )  # fmt: skip
+
+
+def against_bigram(name: str, bits: dict[str, float], bigram: dict[str, float]) -> BarChart:
+    """Bits per byte of the model and of the bigram, by source."""
+    return BarChart(
+        title="Bits per byte on held-out text",
+        categories=list(bits),
+        bars=[
+            Bars(name=name, values=list(bits.values())),
+            Bars(name="byte bigram", values=[bigram[source] for source in bits]),
+        ],
+        higher_is_better=False,
+        caption="The bigram is trained on the same training text.",
+    )
 
 
 def _seen(bits: dict[str, float], shards: Any) -> dict[str, float]:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from luopan.artifacts import atomic_write_text
 from luopan.recipe.specs import SftSpec
-from luopan.report.data import Note, StageReport
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
@@ -21,7 +20,7 @@ from luopan.stages.common import (
     save_model,
     start_device,
     steps_for_epochs,
-    training_flops,
+    training_report,
 )
 from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_note, set_aside_report
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
@@ -67,14 +66,15 @@ class Sft:
             out.progress.note(note)
         write_trained_sample(data, chat.tokenizer, out)
 
-        def bits() -> dict[str, float]:
-            return text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
+        def measure(suite: dict[str, Any]) -> dict[str, Any]:
+            bits = text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
+            return {"suite": suite, "bits": bits}
 
         rows = pack(data.examples, spec.max_length, packing=spec.packing)
         steps = spec.max_steps or steps_for_epochs(len(rows), spec.num_train_epochs or 1.0, rows_per_step(spec))
         config = spec.with_steps(steps)
         source = inputs["model"][0]
-        before = out.remember("before", lambda: {"suite": suite_of(source, chat, spec.suite), "bits": bits()})
+        before = out.remember("before", lambda: measure(suite_of(source, chat, spec.suite)))
         feed = PackedFeed(
             rows,
             spec.max_length,
@@ -93,26 +93,25 @@ class Sft:
             seed=out.seed,
             progress=out.progress,
         )
-        after = {"suite": suite_after(out.path, chat, spec.suite), "bits": bits()}
+        after = measure(suite_after(out.path, chat, spec.suite))
         save_model(chat, out.path)
         figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
         figures += forgetting_figures(before["bits"], after["bits"])
         epochs = steps * rows_per_step(spec) / len(rows)
-        report = StageReport(
-            kind="sft",
-            name=out.name,
+        report = training_report(
+            "sft",
+            out.name,
+            chat,
+            result,
+            spec.max_length,
+            notes=[f"{padding_share(rows, spec.max_length):.1%} of the positions are padding."],
             summary=f"{len(data.examples)} conversations in {len(rows)} rows of {spec.max_length} tokens, "
             f"{epochs:.1f} epochs; only the assistant's words are trained.",
             figures=figures,
             pictures=[skill_bars("Held-out skills", before["suite"], after["suite"], (chat.origin, out.name))],
             tables=[mixture_table(data)],
             samples=samples_of(after["suite"], out.name),
-            notes=[Note(text=text) for text in result.notes]
-            + [Note(text=f"{padding_share(rows, spec.max_length):.1%} of the positions are padding.")],
             set_aside=set_aside_report(out.name, data),
-            flops=training_flops(chat.model, result.tokens, spec.max_length),
-            tokens=result.tokens,
-            parameters=chat.model.config.num_parameters(),
         )
         write_report(out.path, report)
         return metrics_of(
