@@ -202,6 +202,7 @@ class GrpoSpec(TrainConfig):
     format_reward: float = Field(default=0.0, ge=0, description="for well-formed thinking, beside the verifier's")
     resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace groups of equal rewards")
     max_length: PositiveInt = Field(default=256, description="tokens per packed row")
+    test_cases: int = Field(default=100, ge=0, description="held-out prompts per task, answered num_generations times")
     suite: ChatSuite = ChatSuite()
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
 

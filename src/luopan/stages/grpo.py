@@ -17,6 +17,7 @@ import torch
 
 from luopan.corpus.skills import Case, generate_cases
 from luopan.errors import RecipeError, TrainingError
+from luopan.evals.skills import standard_error
 from luopan.evals.verifiers import grade, thinking_format
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion, Engine
@@ -38,6 +39,7 @@ from luopan.stages.common import (
 )
 from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.measure import (
+    SUITE_SEED,
     check_skill,
     check_suite,
     engine_of,
@@ -79,7 +81,9 @@ class Grpo:
         device = start_device()
         chat = open_model(inputs["model"][0], device)
         check_length(spec.max_length, chat)
-        before = out.remember("before", lambda: suite_of(inputs["model"][0], chat, spec.suite))
+        before = out.remember(
+            "before", lambda: {**suite_of(inputs["model"][0], chat, spec.suite), **sampled_accuracy(spec, chat)}
+        )
         feed = build_feed(spec, chat, out)
         reference = open_model(inputs["model"][0], device).model if spec.beta else None
         source = WithReference(feed, reference, spec, device) if reference is not None else feed
@@ -100,7 +104,7 @@ class Grpo:
             progress=out.progress,
             hooks=[rollout_figures(feed, spec.logging_steps, spec.max_steps)],
         )
-        after = suite_after(out.path, chat, spec.suite)
+        after = {**suite_after(out.path, chat, spec.suite), **sampled_accuracy(spec, chat)}
         save_model(chat, out.path)
         figures = _figures(spec, before, after, result.last)
         report = training_report(
@@ -165,6 +169,28 @@ def training_prompts(spec: GrpoSpec, chat: Chat, seed: int) -> list[Prompt]:
         Prompt(tuple(ids), grader(case), case.skill, case.enable_thinking, case.question)
         for case, ids in zip(cases, encode_prompts(chat.tokenizer, rows))
     ]
+
+
+def sampled_accuracy(spec: GrpoSpec, chat: Chat) -> dict[str, Any]:
+    """Verifier accuracy on held-out prompts of the tasks, sampled as in training: {"sampled": [mean score per prompt]}.
+
+    The mean over `num_generations` answers (avg@k) is what the training raises; a greedy answer is one of many.
+    """
+    cases: list[Case] = []
+    for task in spec.tasks if spec.test_cases else ():
+        options = {**task.options, "thinking": float(task.thinking)}
+        cases += generate_cases(task.skill, spec.test_cases, SUITE_SEED, "test", **options)
+    each = spec.num_generations
+    prompts = encode_prompts(chat.tokenizer, [Conversation(case.messages, case.enable_thinking) for case in cases])
+    params = SamplingParams(max_new_tokens=spec.max_completion_length, temperature=spec.temperature)
+    engine = PreciseEngine(engine_of(chat), chat.device, spec.precision)
+    completions = engine.generate([prompt for prompt in prompts for _ in range(each)], params, seed=SUITE_SEED)
+    scores = [
+        grade(cases[i // each], chat.tokenizer.decode(done.tokens, skip_special_tokens=True)).score
+        for i, done in enumerate(completions)
+    ]
+    by_case = [[s for s in scores[i : i + each] if s is not None] for i in range(0, len(scores), each)]
+    return {"sampled": [sum(known) / len(known) for known in by_case if known]}
 
 
 def grader(case: Case) -> Callable[[str], float | None]:
@@ -260,6 +286,15 @@ def _figures(spec: GrpoSpec, before: dict[str, Any], after: dict[str, Any], last
     trained = {task.skill for task in spec.tasks}
     headline = [test.name for test in spec.suite.tests if test.skill in trained]
     figures = suite_figures(before, after, headline=(*headline, "skills, mean"))
+    old, new = before["sampled"], after["sampled"]
+    if new:
+        figures.insert(
+            0,
+            Figure(name="verifier accuracy, sampled", before=sum(old) / len(old), after=sum(new) / len(new), unit="%",
+                   stderr_before=standard_error(old), stderr_after=standard_error(new), n=len(new),
+                   help=f"held-out prompts of the tasks, mean of {spec.num_generations} answers at temperature "
+                   f"{spec.temperature:g}, as in training"),
+        )  # fmt: skip
     tokens = [(result["total"] or {}).get("mean_tokens") for result in (before, after)]
     figures.append(
         Figure(
