@@ -53,7 +53,7 @@ def test_their_folder_loads_in_ours(architecture: str, seed: int, tmp_path: Path
 def test_default_configurations_of_transformers_read_as_they_are(tmp_path: Path) -> None:
     small = SMALL.model_dump(include={"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"})
     tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-    for architecture in ("llama", "qwen2", "qwen3", "smollm3"):
+    for architecture in ARCHITECTURES:
         theirs = transformers.AutoModelForCausalLM.from_config(
             transformers.AutoConfig.for_model(
                 architecture, **small, **tokens, num_attention_heads=4, num_key_value_heads=2, head_dim=8

@@ -18,6 +18,8 @@ SHAPE = {
     "num_attention_heads": 4,
 }
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+
 
 def _llama(**options: Any) -> dict[str, Any]:
     return {"model_type": "llama", **SHAPE, "num_key_value_heads": 2, "max_position_embeddings": 128, **options}
@@ -26,7 +28,8 @@ def _llama(**options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "key"),
     [
-        ({"model_type": "mixtral", **SHAPE}, "model_type 'mixtral'"),
+        ({"model_type": "gemma2", **SHAPE}, "model_type 'gemma2'"),
+        ({"model_type": "luopan", **SHAPE}, "luopan is missing"),
         (SHAPE, "model_type is missing"),
         (_llama(vocab_size=None), "vocab_size"),
         (_llama(hidden_act="gelu"), "hidden_act"),
@@ -39,9 +42,15 @@ def _llama(**options: Any) -> dict[str, Any]:
         (_llama(rope_scaling={"type": "linear"}), "rope_scaling.factor"),
         (_llama(partial_rotary_factor=0.5), "partial_rotary_factor"),
         (_llama(num_key_value_heads=3), "num_key_value_heads"),
-        (_llama(model_type="mistral", sliding_window=64), "sliding_window 64"),
-        (_llama(model_type="qwen2", use_sliding_window=True, sliding_window=64, max_window_layers=2), "sliding_window"),
         (_llama(model_type="qwen3", layer_types=["linear_attention"] * 4), "layer_types"),
+        (
+            _llama(model_type="qwen3", use_sliding_window=True, sliding_window=8, layer_types=["full_attention"]),
+            "1 ent",
+        ),
+        (_llama(model_type="smollm3", sliding_window=8, layer_types=["sliding_attention"] * 4), "use_sliding_window"),
+        (_llama(model_type="mixtral", router_jitter_noise=0.1), "router_jitter_noise"),
+        (_llama(model_type="mixtral", num_experts_per_tok=1), "norm_topk_prob"),
+        (_llama(model_type="qwen3_moe", num_experts=1), "num_experts"),
         (_llama(model_type="smollm3", no_rope_layers=[1, 0]), "no_rope_layers"),
     ],
 )
@@ -63,7 +72,56 @@ def test_what_is_not_implemented_is_refused_by_name(values: dict[str, Any], key:
     ],
 )
 def test_what_has_no_effect_is_ignored(values: dict[str, Any]) -> None:
-    assert from_hf_config(values).hidden_size == 32
+    config = from_hf_config(values)
+    assert (config.hidden_size, config.sliding_window) == (32, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "windows"),
+    [
+        (_llama(model_type="mistral", sliding_window=64), (64,) * 4),
+        (_llama(model_type="mixtral", sliding_window=64), (64,) * 4),
+        (_llama(model_type="qwen3_moe", use_sliding_window=True, sliding_window=64, max_window_layers=2), (64,) * 4),
+        (_llama(model_type="qwen3_moe", sliding_window=64), (None,) * 4),
+        (
+            _llama(model_type="qwen2", use_sliding_window=True, sliding_window=64, max_window_layers=1),
+            (None, 64, 64, 64),
+        ),
+        (
+            _llama(model_type="qwen3", use_sliding_window=True, sliding_window=64, max_window_layers=0),
+            (64,) * 4,
+        ),
+        (
+            _llama(
+                model_type="qwen3",
+                use_sliding_window=True,
+                sliding_window=64,
+                layer_types=["sliding_attention", "full_attention"] * 2,
+            ),
+            (64, None) * 2,
+        ),
+        # SmolLM3 without layer_types: the layers without rotary embeddings slide, every fourth by default.
+        (_llama(model_type="smollm3", use_sliding_window=True, sliding_window=64), (None, None, None, 64)),
+    ],
+)
+def test_windows_that_act(values: dict[str, Any], windows: tuple[int | None, ...]) -> None:
+    config = from_hf_config(values)
+    assert config.windows == windows
+    assert from_hf_config(to_hf_config(config)).windows == windows
+
+
+def test_experts_are_read_without_what_has_no_effect() -> None:
+    values = _llama(model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2, mlp_only_layers=[0, 3])
+    mixed = from_hf_config(values | {"decoder_sparse_step": 2, "moe_intermediate_size": 16})
+    assert mixed.moe_layers == (False, True, False, False)
+    assert (mixed.mlp_only_layers, mixed.moe_intermediate_size, mixed.norm_topk_prob) == ((3,), 16, False)
+    assert mixed.router_aux_loss_coef == 0.001  # the default of its class
+    whole = from_hf_config(_llama(model_type="qwen3_moe", moe_intermediate_size=16, norm_topk_prob=True))
+    assert (whole.num_experts, whole.num_experts_per_tok) == (128, 8)
+    assert (whole.intermediate_size, whole.moe_intermediate_size, whole.norm_topk_prob) == (16, None, None)
+    renamed = from_hf_config(_llama(model_type="qwen3_moe", num_local_experts=16))
+    assert renamed.num_experts == 16  # as transformers 5 writes it in places
+    assert from_hf_config(_llama(model_type="qwen3_moe", num_experts=8)).router_aux_loss_coef is None  # all 8 chosen
 
 
 def test_old_and_new_rope_keys_read_alike() -> None:
@@ -101,6 +159,25 @@ def test_missing_keys_take_the_defaults_of_their_class() -> None:
         ({"no_rope_layer_interval": 2}, "smollm3"),
         ({"no_rope_layers": [1, 0, 0, 1]}, "smollm3"),
         ({"hidden_size": 30, "head_dim": 8}, "mistral"),
+        ({"sliding_window": 16}, "mistral"),
+        ({"sliding_window": 16, "full_attention_interval": 2}, "smollm3"),
+        ({"sliding_window": 16, "layer_types": ["full_attention"] + ["sliding_attention"] * 3}, "smollm3"),
+        ({"sliding_window": 16, "full_attention_interval": 3, "qk_norm": True}, "qwen3"),
+        ({"num_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.01}, "mixtral"),
+        ({"num_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "router_z_loss_coef": 0.001}, "mixtral"),
+        ({"num_experts": 4, "num_experts_per_tok": 1, "norm_topk_prob": False, "qk_norm": True}, "qwen3_moe"),
+        (
+            {
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "qk_norm": True,
+                "decoder_sparse_step": 2,
+                "mlp_only_layers": [1],
+                "moe_intermediate_size": 8,
+            },
+            "qwen3_moe",
+        ),
+        ({"no_rope_layer_interval": 1}, "smollm3"),
     ],
 )
 def test_chosen_architecture_round_trips(options: dict[str, Any], model_type: str) -> None:
@@ -120,9 +197,35 @@ def test_chosen_architecture_round_trips(options: dict[str, Any], model_type: st
         ({"attention_bias": True}, "mistral", "attention_bias"),
         ({"mlp_bias": True}, "mistral", "mlp_bias"),
         ({"qk_norm": True, "no_rope_layer_interval": 2}, None, "qk_norm"),
+        ({"attention_sinks": True}, None, "attention_sinks true"),
+        ({"attention_sinks": True}, "llama", "attention_sinks true"),
+        ({"attn_logit_softcapping": 50.0}, None, "attn_logit_softcapping 50"),
+        ({"final_logit_softcapping": 30.0}, None, "final_logit_softcapping 30"),
+        ({"partial_rotary_factor": 0.5}, None, "partial_rotary_factor 0.5"),
+        ({"sliding_window": 16}, "llama", "sliding_window 16"),
+        ({"sliding_window": 16, "full_attention_interval": 2}, "mistral", "full_attention_interval"),
+        ({**EXPERTS, "shared_expert_intermediate_size": 8}, None, "shared_expert_intermediate_size 8"),
+        ({**EXPERTS, "router_bias_update_rate": 0.001}, None, "router_bias_update_rate 0.001"),
+        ({**EXPERTS, "decoder_sparse_step": 2}, None, "decoder_sparse_step"),
+        ({**EXPERTS, "norm_topk_prob": False}, "mixtral", "norm_topk_prob false"),
+        ({**EXPERTS, "attention_bias": True}, "mixtral", "attention_bias true"),
+        (EXPERTS, "qwen3_moe", "qk_norm false"),
+        (EXPERTS, "llama", "num_experts 4"),
+        ({}, "mixtral", "a model without experts"),
         ({}, "gpt2", "not supported"),
     ],
 )
 def test_what_the_target_cannot_express_is_named(options: dict[str, Any], architecture: str | None, names: str) -> None:
     with pytest.raises(ModelError, match=names):
         to_hf_config(ModelConfig(**SHAPE, **options), architecture)
+
+
+def test_our_own_form_where_no_family_will_do() -> None:
+    config = ModelConfig(**SHAPE, attention_sinks=True, rope_scaling={"rope_type": "linear", "factor": 2})
+    written = to_hf_config(config, "auto")
+    assert written["model_type"] == "luopan" and from_hf_config(written) == config
+    assert to_hf_config(ModelConfig(**SHAPE), "auto")["model_type"] == "llama"
+    assert to_hf_config(ModelConfig(**SHAPE), "luopan")["model_type"] == "luopan"
+    written["luopan"]["hidden_size"] = 31
+    with pytest.raises(ModelError, match=r"x/config\.json: .*hidden_size 31"):
+        from_hf_config(written, where="x/config.json")

@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb
 
 from luopan.model.config import ModelConfig
 from luopan.model.ops import rotate
-from luopan.model.rotary import RotaryTable, inverse_frequencies
+from luopan.model.rotary import RotaryTable, inverse_frequencies, rotate_first
 
 SHAPE = {
     "vocab_size": 32,
@@ -78,3 +79,18 @@ def test_table_survives_inference_mode() -> None:
     x = torch.ones(1, 1, 1, 32, requires_grad=True)
     rotate(x, cos, sin).sum().backward()  # a table made in inference mode could not be saved for backward
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "linear", "factor": 1.0}, YARN])
+def test_partial_rotation_equals_transformers(scaling: dict) -> None:
+    rope = {**scaling, "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
+    theirs = LlamaConfig(**SHAPE, rope_parameters=rope)
+    frequencies, scale = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](theirs, torch.device("cpu"))
+    config = ModelConfig(**SHAPE, partial_rotary_factor=0.25, rope_scaling=scaling)
+    assert config.rotary_size == 8
+    x, positions = torch.randn(2, 5, 2, 32), torch.tensor([[0, 1, 2, 3, 4], [9, 3, 700, 2, 1]])
+    turned = rotate_first(x, *RotaryTable(config)(positions))
+    angles = positions[..., None].float() * frequencies.repeat(2)
+    expected, _ = apply_rotary_pos_emb(x, x, angles.cos() * scale, angles.sin() * scale, unsqueeze_dim=2)
+    torch.testing.assert_close(turned, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(turned[..., 8:], x[..., 8:])

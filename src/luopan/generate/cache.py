@@ -38,9 +38,10 @@ class PromptCache:
         self.values.append(values)
         return keys, values
 
-    def mask(self, length: int) -> Tensor:
-        """bool [1, 1, T, T], causal."""
-        return torch.ones(length, length, dtype=torch.bool, device=self._device).tril_()[None, None]
+    def mask(self, length: int, window: int | None = None) -> Tensor:
+        """bool [1, 1, T, T], causal, no more than `window` tokens back."""
+        mask = torch.ones(length, length, dtype=torch.bool, device=self._device).tril_()
+        return (mask if window is None else mask.triu_(1 - window))[None, None]
 
 
 class SlotCache:
@@ -112,10 +113,15 @@ class SlotCache:
         held_values[rows, :, positions] = values[:, :, 0].to(held_values.dtype)
         return held_keys[:count, :, :reach], held_values[:count, :, :reach]
 
-    def mask(self, length: int) -> Tensor:
-        """bool [B, 1, 1, S]: each request sees its own tokens and the one being written."""
+    def mask(self, length: int, window: int | None = None) -> Tensor:
+        """bool [B, 1, 1, S]: each request sees its own tokens and the one being written, the `window` latest of them.
+
+        Keys outside the window stay held: what a window saves while decoding is not memory.
+        """
         assert length == 1, "slots take one token at a time"
-        return (self._columns[: self.longest + 1] <= self.lengths[: self.active, None])[:, None, None]
+        columns, newest = self._columns[: self.longest + 1], self.lengths[: self.active, None]
+        mask = columns <= newest
+        return (mask if window is None else mask & (columns > newest - window))[:, None, None]
 
     def position_ids(self) -> Tensor:
         """[B, 1]: the position of each request's next token."""

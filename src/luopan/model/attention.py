@@ -2,8 +2,9 @@
 
 A row holds whole documents end to end; a token sees itself and the earlier tokens of its own document, nothing else.
 `Layout` is built once per batch, on the CPU; what a back-end needs (index, mask, offsets) is made once and kept in
-it, so that no layer pays for it again. Back-ends: `stacks.py` (CPU), `varlen.py` (CUDA), plain causal, and the mask,
-against which the others are tested. Limit: the CUDA back-end has not run on a GPU yet.
+it, so that no layer pays for it again. A layer may narrow that to a sliding window, add attention sinks, or cap its
+scores. Back-ends: `stacks.py` and, with any of these, `banded.py` (CPU), `varlen.py` and `flex.py` (CUDA), plain
+causal, and the mask, which does everything everywhere. Limit: the CUDA back-ends have not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luopan.model.banded import Bands, attend_banded, build_bands
+from luopan.model.flex import attend_flex, build_block_mask, flex_runs_on
+from luopan.model.scored import attend_scored
 from luopan.model.stacks import Stacks, attend_stacked, build_stacks
 from luopan.model.varlen import attend_varlen, varlen_runs_on
 
@@ -26,8 +30,11 @@ class KeyValueCache(Protocol):
         """Add keys and values [B, Hkv, T, D] of the newest tokens; return all that are held, [B, Hkv, S, D]."""
         ...
 
-    def mask(self, length: int) -> Tensor:
-        """Which held keys the `length` newest tokens may see: bool [B, 1, length, S], True = may attend."""
+    def mask(self, length: int, window: int | None = None) -> Tensor:
+        """Which held keys the `length` newest tokens may see: bool [B, 1, length, S], True = may attend.
+
+        With a `window` only the `window` latest tokens before and including each.
+        """
         ...
 
 
@@ -44,6 +51,7 @@ class Layout:
     position_ids: Tensor  # [B, T] int64, restarting at each document
     document_index: Tensor  # [B, T] int64, 0.. over the batch, a padding run counted as a document
     offsets: Tensor  # [documents + 1] int32, starts and the end
+    real: Tensor | None = None  # [B, T] bool, False on padding; None: there is no padding
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -57,7 +65,8 @@ class Layout:
         ids = document_ids.cpu()
         begins = torch.ones_like(ids, dtype=torch.bool)
         torch.ne(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
-        return _from_begins(begins).to(document_ids.device)
+        real = ids >= 0
+        return _from_begins(begins, None if bool(real.all()) else real).to(document_ids.device)
 
     @staticmethod
     def causal(batch: int, length: int, device: torch.device | str = "cpu") -> Layout:
@@ -86,14 +95,23 @@ class Layout:
         if torch.device(device) == self.device:
             return self
         moved = {name: getattr(self, name).to(device) for name in ("position_ids", "document_index", "offsets")}
-        return replace(self, **moved, _made={})
+        real = None if self.real is None else self.real.to(device)
+        return replace(self, **moved, real=real, _made={})
 
-    def mask(self) -> Tensor:
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        if "longest" not in self._made:
+            self._made["longest"] = max(self.lengths)
+        return self._made["longest"]
+
+    def mask(self, window: int | None = None) -> Tensor:
         """bool [B, 1, T, T], True = may attend. The reference, and the fallback; T^2 memory."""
-        if "mask" not in self._made:
+        if ("mask", window) not in self._made:
             same = self.document_index[:, :, None] == self.document_index[:, None, :]
-            self._made["mask"] = same.tril_()[:, None]
-        return self._made["mask"]
+            mask = same.tril_() if window is None else same.tril_().triu_(1 - window)
+            self._made["mask", window] = mask[:, None]
+        return self._made["mask", window]
 
     def stacks(self) -> Stacks:
         """Where tokens go in the stacked back-end (CPU)."""
@@ -101,8 +119,20 @@ class Layout:
             self._made["stacks"] = build_stacks(self.starts, self.lengths)
         return self._made["stacks"]
 
+    def bands(self, window: int | None) -> Bands:
+        """Where tokens go in the banded back-end (CPU)."""
+        if ("bands", window) not in self._made:
+            self._made["bands", window] = build_bands(self.starts, self.lengths, window)
+        return self._made["bands", window]
 
-def _from_begins(begins: Tensor) -> Layout:
+    def block_mask(self, window: int | None) -> Any:
+        """Which blocks of scores FlexAttention computes (CUDA)."""
+        if ("blocks", window) not in self._made:
+            self._made["blocks", window] = build_block_mask(self.document_index, window)
+        return self._made["blocks", window]
+
+
+def _from_begins(begins: Tensor, real: Tensor | None) -> Layout:
     batch, length = begins.shape
     columns = torch.arange(length).expand(batch, length)
     latest = torch.where(begins, columns, 0).cummax(1).values
@@ -115,11 +145,15 @@ def _from_begins(begins: Tensor) -> Layout:
         position_ids=columns - latest,
         document_index=begins.view(-1).cumsum(0).view(batch, length) - 1,
         offsets=offsets.to(torch.int32),
+        real=real,
     )
 
 
-def choose_backend(query: Tensor, layout: Layout) -> str:
-    """The fastest exact back-end for these queries: "causal", "stacked" (CPU), "varlen" (CUDA, half) or "masked".
+def choose_backend(query: Tensor, layout: Layout, *, window: int | None = None, scored: bool = False) -> str:
+    """The fastest exact back-end for these queries.
+
+    "causal", "stacked" and "banded" (CPU), "varlen" (CUDA, half), "flex" (CUDA) or "masked". `window` is None where
+    no document is longer; `scored` says that there are sinks or a soft cap.
 
     Forward + backward of attention alone, fp32, ms of processor time, one thread, best of 20 on a shared machine
     (AVX-512 EPYC, torch 2.13); "causal" lets documents see each other and is here as a yardstick only:
@@ -130,35 +164,63 @@ def choose_backend(query: Tensor, layout: Layout) -> str:
     | 16, 256, 4 / 4, 32, 10              | 30.5 | 32.4 | 22.2 | 17.9 |
     | 16, 256, 4 / 2, 32, 10              | 30.0 | 31.9 | 21.9 | 17.9 |
     """
-    if layout.is_causal:
+    if layout.is_causal and window is None and not scored:
         return "causal"
     if query.device.type == "cpu":
-        return "stacked"
+        return "banded" if scored or window is not None else "stacked"
+    if scored:
+        return "flex" if flex_runs_on(query) else "masked"
     return "varlen" if varlen_runs_on(query) else "masked"
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, visible: Layout | Tensor, backend: str | None = None) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Layout | Tensor,
+    backend: str | None = None,
+    *,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     """Softmax attention, scaled by 1/sqrt(D): query [B, H, T, D], key and value [B, Hkv, S, D] -> [B, H, T, D].
 
     `visible` is a Layout (S = T), or a mask [B, 1, T, S], bool with True = may attend or added to the scores.
-    A row of a mask that sees nothing gives numbers without meaning.
+    A row of a mask that sees nothing gives numbers without meaning. `window`: a token sees so many tokens back, itself
+    included (belongs to a Layout; a mask says itself what is visible). `sinks` [H]: logits that take part in the
+    softmax and carry no value. `softcap` c: scaled scores s become c tanh(s / c).
     """
     if isinstance(visible, Tensor):
-        return _attend_masked(query, key, value, visible)
-    backend = backend or choose_backend(query, visible)
+        assert window is None, "a mask holds the window already"
+        return _attend_masked(query, key, value, visible, sinks, softcap)
+    if window is not None and window >= visible.longest:
+        window = None
+    scored = sinks is not None or softcap is not None
+    backend = backend or choose_backend(query, visible, window=window, scored=scored)
+    if backend == "masked":
+        return _attend_masked(query, key, value, visible.mask(window), sinks, softcap)
+    if backend == "banded":
+        return attend_banded(query, key, value, visible.bands(window), sinks, softcap)
+    if backend == "flex":
+        return attend_flex(query, key, value, visible.block_mask(window), sinks, softcap)
+    assert not scored, f"back-end {backend!r} knows neither sinks nor soft caps"
+    if backend == "varlen":
+        return attend_varlen(query, key, value, visible.offsets, visible.longest, window)
+    assert window is None, f"back-end {backend!r} knows no windows"
     if backend == "causal":
         assert visible.is_causal, "plain causal attention would let documents see each other"
         grouped = query.shape[1] != key.shape[1]
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-    if backend == "stacked":
-        return attend_stacked(query, key, value, visible.stacks())
-    if backend == "varlen":
-        return attend_varlen(query, key, value, visible.offsets, max(visible.lengths))
-    assert backend == "masked", backend
-    return _attend_masked(query, key, value, visible.mask())
+    assert backend == "stacked", backend
+    return attend_stacked(query, key, value, visible.stacks())
 
 
-def _attend_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def _attend_masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor | None, softcap: float | None
+) -> Tensor:
+    if sinks is not None or softcap is not None:
+        return attend_scored(query, key, value, mask, sinks, softcap)
     batch, heads, length, size = query.shape
     kv_heads = key.shape[1]
     if heads == kv_heads:

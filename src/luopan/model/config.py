@@ -1,92 +1,67 @@
-"""What a decoder looks like: sizes, biases, rotary embeddings, and what follows from them (parameters, FLOPs).
+"""What a decoder looks like: sizes, biases, rotary embeddings, windows, experts, and what follows from them.
 
 Keys carry the names that Hugging Face configurations use, so a recipe and a `config.json` read alike; `hf.py`
 translates between the two. This file imports no torch: plans and checks size a model without building it.
-Not implemented, and refused: sliding windows, mixtures of experts, attention sinks, partial rotary embeddings.
+What may not be said together is in `checks.py`, the counting in `sizes.py`, named shapes in `presets.py`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-RopeType = Literal["linear", "yarn", "llama3"]
+from luopan.model import checks, sizes
+from luopan.model.presets import PRESETS, expand
+from luopan.model.scaling import RopeScaling, RopeType
 
-# Which keys mean something to which kind of scaling; any other key that is set would have no effect.
-_SCALING_KEYS: dict[str, frozenset[str]] = {
-    "linear": frozenset(),
-    "yarn": frozenset(
-        {
-            "original_max_position_embeddings",
-            "attention_factor",
-            "beta_fast",
-            "beta_slow",
-            "mscale",
-            "mscale_all_dim",
-            "truncate",
-        }
-    ),
-    "llama3": frozenset({"original_max_position_embeddings", "low_freq_factor", "high_freq_factor"}),
-}
-_SCALING_NEEDS: dict[str, frozenset[str]] = {
-    "linear": frozenset(),
-    "yarn": frozenset({"original_max_position_embeddings"}),
-    "llama3": _SCALING_KEYS["llama3"],
-}
+__all__ = ["LayerType", "ModelConfig", "RopeScaling", "RopeType", "extend_context"]
+
+LayerType = Literal["full_attention", "sliding_attention"]
 
 
-class RopeScaling(BaseModel):
-    """How rotary frequencies are rescaled for a longer context (`factor` times the pretrained one).
-
-    linear: every frequency divided by `factor` (Chen et al. 2023). yarn: low frequencies divided, high ones kept, and
-    attention sharpened (Peng et al. 2023, arXiv:2309.00071). llama3: the rule of Llama 3.1. A changed base (ABF,
-    Xiong et al. 2023) is no scaling but another `rope_theta`; see `extend_context`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rope_type: RopeType
-    factor: float = Field(ge=1.0)
-    original_max_position_embeddings: int | None = Field(default=None, gt=0)
-    attention_factor: float | None = Field(default=None, gt=0)
-    beta_fast: float | None = Field(default=None, gt=0)
-    beta_slow: float | None = Field(default=None, gt=0)
-    mscale: float | None = Field(default=None, gt=0)
-    mscale_all_dim: float | None = Field(default=None, gt=0)
-    truncate: bool | None = None
-    low_freq_factor: float | None = Field(default=None, gt=0)
-    high_freq_factor: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _refuse_keys_without_effect(self) -> RopeScaling:
-        given = {key for key in type(self).model_fields if getattr(self, key) is not None} - {"rope_type", "factor"}
-        if idle := sorted(given - _SCALING_KEYS[self.rope_type]):
-            raise ValueError(f"rope_type {self.rope_type!r} does not use {', '.join(idle)}")
-        if absent := sorted(_SCALING_NEEDS[self.rope_type] - given):
-            raise ValueError(f"rope_type {self.rope_type!r} needs {', '.join(absent)}")
-        if (self.mscale is None) != (self.mscale_all_dim is None):
-            raise ValueError("mscale and mscale_all_dim only have an effect together")
-        if self.attention_factor is not None and self.mscale is not None:
-            raise ValueError("attention_factor overrides mscale and mscale_all_dim: give one or the other")
-        if (self.beta_fast or 32.0) <= (self.beta_slow or 1.0):
-            raise ValueError("beta_fast must be greater than beta_slow")
-        if self.low_freq_factor and self.high_freq_factor and self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError("high_freq_factor must be greater than low_freq_factor")
-        return self
+def _describe_preset(schema: dict[str, Any]) -> None:
+    """For editors: `preset` is no field, since it is expanded before anything is checked, but it may be written."""
+    schema["properties"]["preset"] = {
+        "enum": [*PRESETS],
+        "title": "Preset",
+        "description": "a named shape to start from",
+    }
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": schema.pop("required")}]
 
 
 class ModelConfig(BaseModel):
     """The shape of a decoder. Frozen; unknown keys, and keys without effect, are errors (pydantic `ValidationError`).
 
-    `num_key_value_heads` None means as many as query heads (1 is multi-query, between is grouped-query attention);
-    `head_dim` None means hidden_size / num_attention_heads. `attention_bias` adds a bias to q, k, v and the output
-    projection; `attention_output_bias: false` leaves the last one out, as Qwen2 does. NoPE layers (no rotary
-    embedding) are every `no_rope_layer_interval`-th, that is (layer + 1) % interval == 0, or those where
-    `no_rope_layers` holds 0.
+    `preset: NAME` fills in a shape of `presets.py`, which the other keys then change; what is kept and dumped are the
+    values, not the name.
+
+    Heads. `num_key_value_heads` None means as many as query heads (1 is multi-query, between is grouped-query
+    attention); `head_dim` None means hidden_size / num_attention_heads. `attention_bias` adds a bias to q, k, v and
+    the output projection; `attention_output_bias: false` leaves the last one out, as Qwen2 does.
+
+    Positions. NoPE layers (no rotary embedding) are every `no_rope_layer_interval`-th, that is
+    (layer + 1) % interval == 0, or those where `no_rope_layers` holds 0. `partial_rotary_factor` is the share of a
+    head that is rotated, its first components; the rest carries no position.
+
+    What is seen. `sliding_window` is how many tokens back a layer sees, itself included. It holds for every layer,
+    but for each `full_attention_interval`-th, that is (layer + 1) % interval == 0, or for those that `layer_types`
+    calls sliding_attention. `attention_sinks` gives each head one learnt logit that takes part in the softmax and
+    carries no value (gpt-oss). Soft caps are cap * tanh(x / cap): `attn_logit_softcapping` on scaled scores before
+    the mask, `final_logit_softcapping` on the output (Gemma 2, arXiv:2408.00118).
+
+    Experts. `num_experts` makes every layer a mixture, but for `mlp_only_layers` and those where
+    (layer + 1) % `decoder_sparse_step` != 0. `moe_intermediate_size` (None: intermediate_size) is the width of one
+    expert, `shared_expert_intermediate_size` that of the one that sees every token. `norm_topk_prob` (None: true)
+    makes the weights of the chosen sum to 1. `router_aux_loss_coef` weighs the balance loss, `router_z_loss_coef`
+    that of the router's logsumexp^2; `router_bias_update_rate` is the step of the bias that balances without a loss.
+    The two ways of balancing may be used together; then the loss should be small (DeepSeek-V3 takes 1e-4).
+
+    Start. Matrices are normal(0, initializer_range); `depth_scaled` divides that by sqrt(2 layers) for the two
+    projections that write into the residual stream, o_proj and down_proj (GPT-2).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_describe_preset)
 
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
@@ -107,48 +82,36 @@ class ModelConfig(BaseModel):
     qk_norm: bool = False
     tie_word_embeddings: bool = True
     initializer_range: float = Field(default=0.02, gt=0)
-    sliding_window: None = None
+    initializer: Literal["normal", "depth_scaled"] = "normal"
+    partial_rotary_factor: float = Field(default=1.0, gt=0, le=1)
+    sliding_window: int | None = Field(default=None, gt=0)
+    full_attention_interval: int | None = Field(default=None, gt=1)
+    layer_types: tuple[LayerType, ...] | None = None
+    attention_sinks: bool = False
+    attn_logit_softcapping: float | None = Field(default=None, gt=0)
+    final_logit_softcapping: float | None = Field(default=None, gt=0)
+    num_experts: int | None = Field(default=None, gt=1)
+    num_experts_per_tok: int | None = Field(default=None, gt=0)
+    moe_intermediate_size: int | None = Field(default=None, gt=0)
+    shared_expert_intermediate_size: int | None = Field(default=None, gt=0)
+    norm_topk_prob: bool | None = None
+    decoder_sparse_step: int | None = Field(default=None, gt=0)
+    mlp_only_layers: tuple[int, ...] | None = None
+    router_aux_loss_coef: float | None = Field(default=None, ge=0)
+    router_z_loss_coef: float | None = Field(default=None, ge=0)
+    router_bias_update_rate: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_sliding_window(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("sliding_window") is not None:
-            raise ValueError(f"sliding_window {data['sliding_window']!r}: sliding-window attention is not implemented")
-        return data
+    def _expand_preset(cls, data: Any) -> Any:
+        return expand(data) if isinstance(data, dict) and "preset" in data else data
 
     @model_validator(mode="after")
-    def _check_shape(self) -> ModelConfig:
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
-                "change one or give head_dim"
-            )
-        if self.head_size % 2:
-            raise ValueError(f"the head dimension {self.head_size} is odd: rotary embeddings turn pairs")
-        if self.num_attention_heads % self.kv_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads {self.kv_heads}"
-            )
-        if self.attention_output_bias and not self.attention_bias:
-            raise ValueError("attention_output_bias without attention_bias is not a shape we (or anyone) can load")
-        return self
-
-    @model_validator(mode="after")
-    def _check_rope_layers(self) -> ModelConfig:
-        if self.no_rope_layers is not None:
-            if self.no_rope_layer_interval is not None:
-                raise ValueError("no_rope_layers and no_rope_layer_interval say the same thing: give one")
-            if len(self.no_rope_layers) != self.num_hidden_layers:
-                raise ValueError(
-                    f"no_rope_layers has {len(self.no_rope_layers)} entries for {self.num_hidden_layers} layers"
-                )
-        if self.no_rope_layer_interval is not None and self.no_rope_layer_interval > self.num_hidden_layers:
-            raise ValueError(
-                f"no_rope_layer_interval {self.no_rope_layer_interval} has no effect on {self.num_hidden_layers} layers"
-            )
-        if self.rope_scaling is not None and not any(self.rope_layers):
-            raise ValueError("rope_scaling has no effect: no layer uses rotary embeddings")
+    def _check(self) -> ModelConfig:
+        checks.check_shape(self)
+        checks.check_rope(self)
+        checks.check_windows(self)
+        checks.check_experts(self)
         return self
 
     @property
@@ -167,6 +130,33 @@ class ModelConfig(BaseModel):
         return self.attention_bias if self.attention_output_bias is None else self.attention_output_bias
 
     @property
+    def rotary_size(self) -> int:
+        """Components of a head that are rotated: the first `partial_rotary_factor` of them."""
+        return int(self.head_size * self.partial_rotary_factor)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """For each layer, how many tokens back it sees, itself included; None: all of the document."""
+        layers = range(self.num_hidden_layers)
+        if self.layer_types is not None:
+            return tuple(self.sliding_window if kind == "sliding_attention" else None for kind in self.layer_types)
+        every = self.full_attention_interval
+        return tuple(None if every is not None and (n + 1) % every == 0 else self.sliding_window for n in layers)
+
+    @property
+    def moe_layers(self) -> tuple[bool, ...]:
+        """For each layer, whether a mixture of experts takes the place of the MLP."""
+        if self.num_experts is None:
+            return (False,) * self.num_hidden_layers
+        dense, step = self.mlp_only_layers or (), self.decoder_sparse_step or 1
+        return tuple(n not in dense and (n + 1) % step == 0 for n in range(self.num_hidden_layers))
+
+    @property
+    def expert_size(self) -> int:
+        """Inner width of one expert, with the default filled in."""
+        return self.moe_intermediate_size or self.intermediate_size
+
+    @property
     def rope_layers(self) -> tuple[bool, ...]:
         """For each layer, whether it uses rotary embeddings."""
         if self.no_rope_layers is not None:
@@ -176,30 +166,26 @@ class ModelConfig(BaseModel):
 
     def num_parameters(self) -> int:
         """All trained parameters of the module, a tied embedding counted once."""
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return embeddings + self.num_non_embedding_parameters()
+        return sizes.embedding_parameters(self) + self.num_non_embedding_parameters()
+
+    def num_active_parameters(self) -> int:
+        """Parameters that one token uses: of the experts only those it is sent to. All of them in a dense model."""
+        return sizes.embedding_parameters(self) + sizes.non_embedding_parameters(self, active=True)
 
     def num_non_embedding_parameters(self) -> int:
         """Parameters without the token embedding and the output head."""
-        hidden, inner = self.hidden_size, self.intermediate_size
-        q_width, kv_width = self.num_attention_heads * self.head_size, self.kv_heads * self.head_size
-        attention = hidden * (q_width + 2 * kv_width) + q_width * hidden
-        attention += (q_width + 2 * kv_width) * self.attention_bias + hidden * self.output_bias
-        attention += 2 * self.head_size * self.qk_norm
-        mlp = 3 * hidden * inner + (2 * inner + hidden) * self.mlp_bias
-        return self.num_hidden_layers * (attention + mlp + 2 * hidden) + hidden
+        return sizes.non_embedding_parameters(self, active=False)
 
     def flops_per_token(self, seq_len: int) -> float:
         """Training FLOPs (forward and backward) per token: 6 N + 12 L H D T (PaLM, appendix B, arXiv:2204.02311).
 
-        N counts the parameters that multiply something: all but the input embedding, and the output head even when
-        it is tied. T is the length attended over: `seq_len`, or the mean document length in packed rows. As in the
-        source the causal half is not taken off, so a utilisation quoted from this is comparable with others'.
-        Forward alone is a third of it.
+        N counts the parameters that multiply something: all but the input embedding, the output head even when it is
+        tied, and of the experts those that a token is sent to. T is the length attended over: `seq_len`, or the mean
+        document length in packed rows, and in a layer with a sliding window no more than that. As in the source the
+        causal half is not taken off, so a utilisation quoted from this is comparable with others'. Forward alone is
+        a third of it.
         """
-        multiplied = self.num_non_embedding_parameters() + self.vocab_size * self.hidden_size
-        attention = 12 * self.num_hidden_layers * self.num_attention_heads * self.head_size * seq_len
-        return float(6 * multiplied + attention)
+        return sizes.flops_per_token(self, seq_len)
 
 
 def extend_context(

@@ -1,7 +1,9 @@
 """A decoder to and from a Hugging Face model folder: `config.json` and safetensors, never pickle.
 
-Names differ only by the leading `model.`; a tied head is stored once, as the embedding. What is read is checked
-whole: a missing, a superfluous or a misshapen tensor is a `ModelError` that names it. Configurations: `hf_config.py`.
+Names differ by the leading `model.`, and those of experts as `hf_experts.py` says; a tied head is stored once, as the
+embedding. What is read is checked whole: a missing, a superfluous or a misshapen tensor is a `ModelError` that names
+it. Configurations: `hf_read.py`, `hf_write.py`. Buffers (the load and the bias of experts) are no weights: a Hugging
+Face folder has none of them, our own form keeps them. Limit: everything passes through the memory of the CPU.
 """
 
 from __future__ import annotations
@@ -19,25 +21,51 @@ from luopan.artifacts.files import atomic_write_json, fsync_path, mend_os_errors
 from luopan.errors import ModelError
 from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
-from luopan.model.hf_config import from_hf_config, to_hf_config
+from luopan.model.hf_architectures import LUOPAN
+from luopan.model.hf_experts import join_experts, split_experts
+from luopan.model.hf_read import from_hf_config
+from luopan.model.hf_write import auto_architecture, to_hf_config
 
-__all__ = ["export_state_dict", "from_hf_config", "import_state_dict", "load", "read_config", "save", "to_hf_config"]
+__all__ = [
+    "auto_architecture",
+    "export_state_dict",
+    "from_hf_config",
+    "import_state_dict",
+    "load",
+    "read_config",
+    "save",
+    "to_hf_config",
+]
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def export_state_dict(model: Decoder) -> dict[str, Tensor]:
-    """The weights under Hugging Face names; the tensors are the model's own, not copies."""
-    return {_hf_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
+def export_state_dict(model: Decoder, architecture: str | None = None) -> dict[str, Tensor]:
+    """The weights under Hugging Face names; the tensors are the model's own or views of them, not copies.
+
+    `architecture` as in `to_hf_config`; "luopan" keeps experts in one piece and adds the buffers.
+    """
+    model_type = to_hf_config(model.config, architecture)["model_type"]
+    if model_type == LUOPAN:
+        return {_hf_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
+    weights = {_hf_name(name): parameter.detach() for name, parameter in model.named_parameters()}
+    return split_experts(weights, model_type)
 
 
 def import_state_dict(
     config: ModelConfig, tensors: Mapping[str, Tensor], where: object | None = None
 ) -> dict[str, Tensor]:
-    """Tensors under Hugging Face names, as a state dict for `Decoder(config)`; ModelError where they do not fit."""
+    """Tensors under Hugging Face names, as a state dict for `Decoder(config)`; ModelError where they do not fit.
+
+    Buffers that are not among them come as they are before the first step.
+    """
     with torch.device("meta"):
-        wanted = {_hf_name(name): (name, tensor.shape) for name, tensor in Decoder(config).state_dict().items()}
+        empty = Decoder(config)
+    wanted = {_hf_name(name): (name, tensor.shape) for name, tensor in empty.state_dict().items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+    if config.num_experts is not None:
+        fresh = {_hf_name(name): tensor for name, tensor in empty.named_buffers() if _hf_name(name) in wanted}
+        tensors = {**fresh, **join_experts(tensors, config.num_experts, where)}
     if config.tie_word_embeddings and "lm_head.weight" in tensors:
         head = tensors.pop("lm_head.weight")
         if "model.embed_tokens.weight" in tensors and not torch.equal(head, tensors["model.embed_tokens.weight"]):
@@ -67,13 +95,14 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Decoder
     path = Path(path)
     config = read_config(path)
     tensors = _read_tensors(path)
-    state = {
-        # A copy of its own: the mapped file may be replaced while the model is in use.
-        name: tensor.to(dtype or tensor.dtype, copy=True)
-        for name, tensor in import_state_dict(config, tensors, where=path).items()
-    }
     with torch.device("meta"):
         model = Decoder(config)
+    buffers = {name for name, _ in model.named_buffers()}
+    state = {
+        # A copy of its own: the mapped file may be replaced while the model is in use.
+        name: tensor.to(tensor.dtype if dtype is None or name in buffers else dtype, copy=True)
+        for name, tensor in import_state_dict(config, tensors, where=path).items()
+    }
     model.load_state_dict(state, assign=True)
     return model
 
@@ -139,19 +168,24 @@ def save(
     pad_token_id: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write `config.json`, `generation_config.json` and `model.safetensors` that transformers loads.
+    """Write `config.json`, `generation_config.json` and `model.safetensors`, for transformers and for `load`.
 
-    `architecture` as in `to_hf_config`, `dtype` None keeps the weights' own. Token ids are those generation starts,
+    `architecture` as in `to_hf_config`: "auto" writes our own form, which transformers does not load, where no family
+    of transformers can express the model. `dtype` None keeps the weights' own. Token ids are those generation starts,
     stops and pads with; the tokenizer is saved by whoever has it. Each file appears whole or not at all.
     """
     path = Path(path)
     config = to_hf_config(model.config, architecture)
+    buffers = {_hf_name(name) for name, _ in model.named_buffers()}
     tokens = {
         "bos_token_id": bos_token_id,
         "eos_token_id": list(eos_token_id) if isinstance(eos_token_id, Sequence) else eos_token_id,
         "pad_token_id": pad_token_id,
     }
-    state = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in export_state_dict(model).items()}
+    state = {
+        name: tensor.to("cpu", None if name in buffers else dtype).contiguous()
+        for name, tensor in export_state_dict(model, config["model_type"]).items()
+    }
     stored = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
     with mend_os_errors(path):
         path.mkdir(parents=True, exist_ok=True)

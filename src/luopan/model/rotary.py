@@ -1,7 +1,8 @@
 """Rotary position embeddings (RoFormer, arXiv:2104.09864): frequencies, cached tables, and the rotation.
 
 The halves of a head are the two coordinates that turn together (component i with i + D/2), as in Hugging Face
-weights. Frequencies equal those of transformers for default, linear, yarn and llama3 scaling (tested).
+weights. Where only the first R components of a head turn (partial rotary embeddings, as in GPT-NeoX), the halves are
+those of the R. Frequencies equal those of transformers for default, linear, yarn and llama3 scaling (tested).
 Cosines and sines come once per forward pass, not per layer: on the CPU from a table that grows with the largest
 position seen, on other devices computed from the positions, so that no position has to be read back.
 """
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from luopan.model.config import ModelConfig, RopeScaling
+from luopan.model.ops import rotate
 
 
 def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
-    """Angles per position, [D/2] fp32, and the factor that cosines and sines are multiplied with (1 but for yarn)."""
-    size = config.head_size  # on the CPU whatever the default device: a model may be built on "meta"
+    """Angles per position, [R/2] fp32 with R = `rotary_size`, and the factor of cosines and sines (1 but for yarn)."""
+    size = config.rotary_size  # on the CPU whatever the default device: a model may be built on "meta"
     plain = 1.0 / (config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float() / size))
     scaling = config.rope_scaling
     if scaling is None:
@@ -32,7 +34,7 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 def _yarn(config: ModelConfig, scaling: RopeScaling) -> Tensor:
     """Interpolate slow components, keep fast ones, a ramp between (YaRN, arXiv:2309.00071, section 3.2)."""
-    size, original = config.head_size, scaling.original_max_position_embeddings
+    size, original = config.rotary_size, scaling.original_max_position_embeddings
     assert original is not None
 
     def component(turns: float) -> float:
@@ -77,10 +79,10 @@ class RotaryTable:
 
     def __init__(self, config: ModelConfig) -> None:
         self.frequencies, self.scale = inverse_frequencies(config)
-        self._cos = self._sin = torch.empty(0, config.head_size // 2, device="cpu")
+        self._cos = self._sin = torch.empty(0, config.rotary_size // 2, device="cpu")
 
     def __call__(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """position_ids [B, T] -> cosines and sines, [B, T, 1, D/2] fp32, to be broadcast over heads."""
+        """position_ids [B, T] -> cosines and sines, [B, T, 1, R/2] fp32, to be broadcast over heads."""
         if position_ids.device.type != "cpu":
             angles = position_ids[..., None, None].float() * self.frequencies.to(position_ids.device)
             return angles.cos() * self.scale, angles.sin() * self.scale
@@ -96,3 +98,11 @@ class RotaryTable:
         with torch.inference_mode(False), torch.no_grad():
             angles = torch.arange(length, device="cpu").float()[:, None] * self.frequencies
             self._cos, self._sin = angles.cos() * self.scale, angles.sin() * self.scale
+
+
+def rotate_first(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, T, H, D], its first R components turned by cos, sin [B, T, 1, R/2], the others as they were."""
+    turned = 2 * cos.shape[-1]
+    if turned == x.shape[-1]:
+        return rotate(x, cos, sin)
+    return torch.cat([rotate(x[..., :turned], cos, sin), x[..., turned:]], -1)

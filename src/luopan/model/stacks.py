@@ -28,6 +28,11 @@ class Stacks:
     padding: Tensor  # places in stacks that hold no token
 
 
+def similar(length: int, longest: int) -> bool:
+    """Whether a document may share a stack with one that is `longest`."""
+    return length >= 0.9 * longest or length >= longest - 8
+
+
 def build_stacks(starts: Sequence[int], lengths: Sequence[int]) -> Stacks:
     """Group documents, longest first: each is at least 9/10 of its stack's length, or within 8 tokens of it.
 
@@ -37,7 +42,7 @@ def build_stacks(starts: Sequence[int], lengths: Sequence[int]) -> Stacks:
     groups: list[list[int]] = []
     for document in order:
         longest = lengths[groups[-1][0]] if groups else 0
-        if groups and (lengths[document] >= 0.9 * longest or lengths[document] >= longest - 8):
+        if groups and similar(lengths[document], longest):
             groups[-1].append(document)
         else:
             groups.append([document])
@@ -84,12 +89,22 @@ class _Unstack(torch.autograd.Function):
         return grad.index_select(0, take).index_fill_(0, padding, 0.0), None, None, None
 
 
+def stack(tokens: Tensor, take: Tensor, give: Tensor) -> Tensor:
+    """tokens [B * T, ...] -> [places, ...], for gathers as in `Stacks`; padding repeats a token and learns nothing."""
+    return _Stack.apply(tokens, take, give)
+
+
+def unstack(places: Tensor, take: Tensor, give: Tensor, padding: Tensor) -> Tensor:
+    """The way back: [places, ...] -> tokens [B * T, ...]."""
+    return _Unstack.apply(places, take, give, padding)
+
+
 def attend_stacked(query: Tensor, key: Tensor, value: Tensor, stacks: Stacks) -> Tensor:
     """query [B, H, T, D], key and value [B, Hkv, T, D] -> [B, H, T, D]."""
     batch, heads, length, size = query.shape
     places = [documents * long for documents, long in stacks.shapes]
     parts = [
-        _Stack.apply(x.transpose(1, 2).reshape(batch * length, -1), stacks.take, stacks.give).split(places)
+        stack(x.transpose(1, 2).reshape(batch * length, -1), stacks.take, stacks.give).split(places)
         for x in (query, key, value)
     ]
     outputs = []
@@ -97,5 +112,5 @@ def attend_stacked(query: Tensor, key: Tensor, value: Tensor, stacks: Stacks) ->
         q, k, v = (x.view(documents, long, -1, size).transpose(1, 2) for x in (q, k, v))  # [documents, H, L, D]
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
         outputs.append(out.transpose(1, 2).reshape(documents * long, heads * size))
-    tokens = _Unstack.apply(torch.cat(outputs), stacks.take, stacks.give, stacks.padding)
+    tokens = unstack(torch.cat(outputs), stacks.take, stacks.give, stacks.padding)
     return tokens.view(batch, length, heads, size).transpose(1, 2)

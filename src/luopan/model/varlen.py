@@ -29,13 +29,19 @@ def varlen_runs_on(query: Tensor) -> bool:
     return query.device.type == "cuda" and fits and _varlen_function() is not None
 
 
-def attend_varlen(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, longest: int) -> Tensor:
-    """query [B, H, T, D], key and value [B, Hkv, T, D], documents at `offsets` of the flattened batch."""
+def attend_varlen(
+    query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, longest: int, window: int | None = None
+) -> Tensor:
+    """query [B, H, T, D], key and value [B, Hkv, T, D], documents at `offsets` of the flattened batch.
+
+    A token sees the `window` latest tokens of its document, itself included, or all of them.
+    """
     found = _varlen_function()
     assert found is not None
     function, names = found
     batch, heads, length, size = query.shape
-    options: dict[str, Any] = {"window_size": (-1, 0)}  # any number of earlier tokens, none later: causal
+    # Earlier and later tokens that are seen besides one's own; -1 is any number.
+    options: dict[str, Any] = {"window_size": (-1 if window is None else window - 1, 0)}
     if key.shape[1] != heads:
         if "enable_gqa" in names:
             options["enable_gqa"] = True
