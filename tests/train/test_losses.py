@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from training_toys import LENGTH, VOCAB, tiny_model
 
 from luopan.errors import TrainingError
+from luopan.model import head
 from luopan.model.decoder import Decoder
+from luopan.objectives.causal_lm import causal_lm
 from luopan.objectives.policy import grpo
 from luopan.objectives.preference import dpo
 from luopan.tokens.batch import Doc, collate
@@ -66,15 +68,19 @@ def test_causal_lm_equals_transformers_loss() -> None:
     torch.testing.assert_close(term.total / term.weight, theirs)
 
 
-def test_large_logits_in_pieces_give_the_same_loss_and_gradient() -> None:
-    whole, pieces = tiny_model(), tiny_model()
-    docs = documents()
-    term, cut = causal_lm_loss(whole, packed(docs)), causal_lm_loss(pieces, packed(docs), max_logits=3 * VOCAB)
+def test_the_loss_and_its_gradients_are_those_of_all_logits_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(head, "piece_rows", lambda vocab, device: 3)
+    pieces, whole = tiny_model(), tiny_model()
+    batch = packed(documents())
+    term = causal_lm_loss(pieces, batch, z_loss_coef=0.01)
+    index, targets = batch.targets()
+    expected = causal_lm(whole(batch.input_ids, layout=batch.layout).flatten(0, 1)[index], targets, z_loss_coef=0.01)
     term.total.backward()
-    cut.total.backward()
-    torch.testing.assert_close(cut.total, term.total)
-    assert float(cut.weight) == float(term.weight)
-    for a, b in zip(whole.parameters(), pieces.parameters(), strict=True):
+    expected.total.backward()
+    torch.testing.assert_close(term.total, expected.total)
+    assert float(term.weight) == float(expected.weight) == targets.numel() > 3
+    torch.testing.assert_close(term.metrics["z_loss"][0], expected.metrics["z_loss"][0])
+    for a, b in zip(pieces.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
 
 
@@ -86,10 +92,10 @@ def test_sequence_logprobs() -> None:
 
 def test_places_are_where_the_scored_tokens_stand() -> None:
     batch = packed(documents())
-    _, document, places = token_scores(tiny_model(), batch)
-    assert (batch.labels.flatten()[places] != -100).all()
-    assert torch.equal(batch.document_ids.flatten()[places], document)
-    assert len(places) == int((batch.labels != -100).sum())
+    scores = token_scores(tiny_model(), batch)
+    assert (batch.labels.flatten()[scores.places] != -100).all()
+    assert torch.equal(batch.document_ids.flatten()[scores.places], scores.document)
+    assert len(scores.places) == int((batch.labels != -100).sum())
 
 
 def test_preference_pairs_are_found_wherever_they_stand() -> None:

@@ -19,7 +19,18 @@ from luopan.tokens.batch import Batch
 from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss
 from luopan.train.progress import SilentProgress
-from luopan.train.ranks import rank, share, sum_over_ranks, world_size
+from luopan.train.ranks import (
+    from_leader,
+    gather_objects,
+    leader_first,
+    leave_to_leader,
+    lost_peer,
+    processes,
+    rank,
+    share,
+    sum_over_ranks,
+    world_size,
+)
 from luopan.train.tracking import read_metrics
 
 SETTINGS = {"max_steps": 6, "save_steps": 2, "adam_epsilon": 1e-2}
@@ -94,7 +105,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     two = [torch.load(tmp_path / f"{name}-{n}.pt") for name in ("two", "stopped") for n in range(2)]
     assert all(torch.equal(two[0], other) for other in two[1:])
     torch.testing.assert_close(two[0], alone, rtol=0, atol=2e-6)
-    timed = ("seconds", "feed_seconds", "tokens_per_second")
+    timed = ("seconds", "feed_seconds", "tokens_per_second", "memory_bytes")
     for one, other in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
         assert {k: v for k, v in one.items() if k not in timed} == pytest.approx(
             {k: v for k, v in other.items() if k not in timed}, rel=1e-4
@@ -115,6 +126,19 @@ def test_a_single_process_is_rank_0_of_1() -> None:
     values = [torch.ones(2)]
     sum_over_ranks(values)
     assert values[0].tolist() == [1, 1]
+    done: list[str] = []
+    leader_first(lambda: done.append("written"))
+    leave_to_leader()  # goes on
+    assert done == ["written"] and gather_objects("mine") == ["mine"] and from_leader("mine") == "mine"
+    with processes():  # without a launcher there is nothing to connect
+        assert world_size() == 1
+
+
+def test_only_a_lost_connection_is_taken_for_a_lost_process() -> None:
+    with pytest.raises(TrainingError, match="another process of this run has stopped"), lost_peer():
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shape"), lost_peer():
+        raise RuntimeError("shape mismatch")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,20 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) ->
     logits [N, V], targets [N] int64. `temperature` must be the one the tokens were sampled with when the result is
     compared with the sampler's log-probabilities. RecipeError if it is not above 0.
     """
+    check_temperature(temperature)
+    logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def check_temperature(temperature: float) -> None:
+    """RecipeError if it is not above 0."""
     if not temperature > 0:
         raise RecipeError(
             f"temperature is {temperature}: tokens chosen greedily have no log-probability under it",
             hint="sample with a temperature above 0",
         )
-    logits = logits.float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    return -F.cross_entropy(logits, targets, reduction="none")
 
 
 def token_entropies(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -57,6 +57,21 @@ class Batch:
         object.__setattr__(moved, "_targets", (index.to(device, non_blocking=True), ids.to(device, non_blocking=True)))
         return moved
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which a copy to a GPU need not be waited for."""
+        pinned = replace(
+            self,
+            input_ids=self.input_ids.pin_memory(),
+            labels=self.labels.pin_memory(),
+            position_ids=self.position_ids.pin_memory(),
+            document_ids=self.document_ids.pin_memory(),
+            per_token={k: v.pin_memory() for k, v in self.per_token.items()},
+            per_document={k: v.pin_memory() for k, v in self.per_document.items()},
+        )
+        index, ids = self.targets()
+        object.__setattr__(pinned, "_targets", (index.pin_memory(), ids.pin_memory()))
+        return pinned
+
     @property
     def num_documents(self) -> int:
         """D, the number of documents in the whole batch."""

@@ -1,4 +1,8 @@
-"""What must hold while training, checked as it runs: gradients reach every weight, numbers are finite, ranks agree."""
+"""What must hold at the start of a training: gradients reach every weight, and all ranks hold the same ones.
+
+What is watched while it runs is elsewhere: left-out updates in `spikes.py`, the machine in `alarms.py`, standstills in
+`watchdog.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,20 @@ from torch import Tensor, nn
 from luopan.errors import TrainingError
 from luopan.train.ranks import gather_objects, world_size
 
-MAX_SKIPPED_IN_A_ROW = 5
-
 
 def gradients_reach_all(parameters: Mapping[str, nn.Parameter], step: int) -> bool:
     """Whether the step taught every parameter something: TrainingError if it taught some and left others out.
 
     False if no gradient is other than zero, which happens on policy when all answers are worth the same: look again in
-    the next step. A parameter whose gradient is missing altogether is an error in any case.
+    the next step. A parameter whose gradient is missing altogether is an error in any case. Every rank calls it: one
+    shard of a weight may well get nothing, so what counts is whether any rank's does.
     """
     gradients = {name: parameter.grad for name, parameter in parameters.items()}
     lacking = [name for name, gradient in gradients.items() if gradient is None]
-    present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    present = {name: local(gradient) for name, gradient in gradients.items() if gradient is not None}
     moved = torch.stack([gradient.ne(0).any() for gradient in present.values()]).tolist() if present else []
+    if world_size() > 1:
+        moved = [any(ranks) for ranks in zip(*gather_objects(moved), strict=True)]
     if any(moved):
         lacking += [name for name, one in zip(present, moved, strict=True) if not one]
     if lacking:
@@ -34,55 +39,17 @@ def gradients_reach_all(parameters: Mapping[str, nn.Parameter], step: int) -> bo
     return any(moved)
 
 
-class Health:
-    """Counts skipped and empty steps on the device; the host looks when it is told to."""
-
-    def __init__(self, device: torch.device) -> None:
-        # [updates skipped in a row, skipped in all, steps in a row without anything to learn]
-        self.counts = torch.zeros(3, device=device)
-        self.reported = 0
-
-    def add(self, bad: Tensor, weight: Tensor) -> None:
-        """A step's `bad` (0 or 1) and its weight, scalars on the device."""
-        empty = (weight == 0).to(bad)
-        counts = self.counts
-        self.counts = torch.stack(((counts[0] + 1) * bad, counts[1] + bad, (counts[2] + 1) * empty))
-
-    def check(self, step: int) -> str | None:
-        """Read the counts after `step` updates: a warning for newly skipped steps, TrainingError if it cannot go on."""
-        in_a_row, skipped, empty = (int(value) for value in self.counts.tolist())
-        if empty:
-            raise TrainingError(
-                f"there is nothing to learn in step {step - 1}: no trained token in the whole step",
-                hint="Look at what is trained (luopan template render); max_length may cut off every answer.",
-            )
-        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"loss or gradient is not a finite number, {in_a_row} steps in a row, up to step {step - 1}",
-                hint="Lower learning_rate or max_grad_norm, or lengthen the warm-up. The last checkpoint is sound.",
-            )
-        new, self.reported = skipped - self.reported, skipped
-        if new <= 0:
-            return None
-        return f"WARNING: up to step {step - 1}, {new} skipped: loss or gradient was not finite ({skipped} in all)."
-
-    @property
-    def skipped(self) -> int:
-        """Updates skipped so far, as of the last check."""
-        return self.reported
-
-    def state(self) -> list[float]:
-        """For a checkpoint."""
-        return self.counts.tolist()
-
-    def restore(self, state: list[float]) -> None:
-        """From a checkpoint."""
-        self.counts = torch.tensor(state, dtype=torch.float32, device=self.counts.device)
-        self.reported = int(state[1])
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a DTensor; any other tensor as it is."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
 
 
 def check_same_weights(parameters: Mapping[str, Tensor]) -> None:
-    """Every rank must start from the same weights: different seeds would train a model that exists nowhere."""
+    """Every rank must start from the same weights: different seeds would train a model that exists nowhere.
+
+    Only for replicas, or before the weights are sharded.
+    """
     if world_size() == 1:
         return
     digests = gather_objects([float(parameter.detach().double().sum()) for parameter in parameters.values()])

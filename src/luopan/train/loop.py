@@ -3,73 +3,56 @@
 What it promises: the loss is a sum over a global count, divided once per step, so accumulation and data parallelism
 cannot change it; a run that was killed and started again ends with the same bits as one that was not; what would
 silently ruin a run (an empty loss, a parameter without gradient, weights that are not fp32, numbers that are not
-finite) is an error. Nothing is read from the device but at logging and saving steps (on the CPU, where it is free,
-at every step).
+finite or far off) stops it or is left out, and is said. Nothing is read from the device but at logging and saving steps
+(on the CPU, where it is free, at every step).
 
-Limits: replicas only, no sharding; the feed runs in the loop's own thread.
+How a step is made is `step.py`'s business, where weights live `parallel.py`'s, what is written `saver.py`'s; here they
+are put in order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from luopan.artifacts import stable_hash
-from luopan.errors import Interrupted, TrainingError
+from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
-from luopan.objectives.base import LossTerm, merge_metrics
 from luopan.tokens.batch import Batch
 from luopan.train import checkpoint as checkpoints
+from luopan.train.account import Account
+from luopan.train.alarms import Monitor
+from luopan.train.branch import branch_point
+from luopan.train.checkpoint import Checkpoint
+from luopan.train.collector import Collector, collection_between_steps
 from luopan.train.config import TrainConfig
-from luopan.train.device import autocast, peak_memory_bytes, tune_allocator
-from luopan.train.health import Health, check_same_weights, gradients_reach_all
-from luopan.train.interrupt import StopWish, stop_on_signal
-from luopan.train.optimizer import (
-    apply_gradients,
-    build_optimizer,
-    optimizer_tensors,
-    set_learning_rate,
-    trainable_parameters,
-)
+from luopan.train.device import peak_memory_bytes, tune_allocator
+from luopan.train.health import check_same_weights
+from luopan.train.interrupt import StopNow, StopWish, stop_on_signal
+from luopan.train.memory import MemoryEstimate, estimate_for, memory_errors, shortage
+from luopan.train.optimizer import check_device
+from luopan.train.parallel import place
+from luopan.train.prefetch import Feed, Source
 from luopan.train.progress import Progress
 from luopan.train.randomness import random_state, restore_random_state, seed_everything
-from luopan.train.ranks import barrier, gather_objects, rank, sum_over_ranks, world_size
+from luopan.train.ranks import barrier, gather_objects, rank, world_size
+from luopan.train.result import FitResult, Hook, OnLog
+from luopan.train.saver import Saver
 from luopan.train.schedule import learning_rate_at
+from luopan.train.skips import Skips
+from luopan.train.spikes import Verdict, diagnosis, warning
+from luopan.train.step import LossFn, Stepper
 from luopan.train.tracking import MetricsLog
-from luopan.train.window import Window, means
+from luopan.train.watchdog import Watchdog
 
+__all__ = ["Feed", "FitResult", "Hook", "Loop", "LossFn", "OnLog", "fit"]
 
-class Feed(Protocol):
-    """Where batches come from: a pure function of (seed, step) and, on policy, of the weights. It has no state."""
-
-    def micro_batches(self, step: int) -> Sequence[Batch]:
-        """The micro-batches of update `step` (0 is the first): this rank's share of the step's rows."""
-        ...
-
-
-LossFn = Callable[[Decoder, Batch], LossTerm]
-# Called after each update with the number of updates done and the model; figures it returns are logged at once.
-Hook = Callable[[int, Decoder], Mapping[str, float] | None]
-OnLog = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a finished training did. `last` is its last line of metrics; seconds are those of all its sittings."""
-
-    steps: int
-    tokens: int
-    seconds: float
-    skipped_steps: int
-    resumed_from: int | None
-    last: dict[str, Any]
-    notes: tuple[str, ...]
-    peak_memory_bytes: int
+UPLOAD_PATIENCE_SECONDS = 600.0
 
 
 def fit(
@@ -84,23 +67,29 @@ def fit(
     progress: Progress,
     on_log: OnLog | None = None,
     hooks: Sequence[Hook] = (),
+    stop_at: float | None = None,
+    branch: Path | None = None,
 ) -> FitResult:
     """Train `model` in place for `config.max_steps` updates, or go on from the newest sound checkpoint in `folder`.
 
-    Writes `folder/metrics.jsonl` and `folder/checkpoints/`. Raises `Interrupted` after saving on Ctrl-C or SIGTERM;
-    `TrainingError` for what cannot be trained; `DiskFullError`/`ArtifactError` where it cannot be saved (the previous
-    checkpoint is then intact). In several processes, each calls it with its own feed and the same everything else.
+    Writes `folder/metrics.jsonl` and `folder/checkpoints/`. `stop_at` (`time.monotonic` seconds) is a deadline.
+    `branch` is a checkpoint of another run with the same shapes (or a folder of them) to begin from: weights, optimizer
+    and position, under this run's schedule. Raises `Interrupted` after saving on Ctrl-C, SIGTERM or the deadline;
+    `TrainingError` for what cannot be trained; `DiskFullError`/`ArtifactError` where the end cannot be saved (earlier
+    checkpoints are then intact). In several processes, each calls it with its own feed and the same everything else.
     """
-    loop = Loop(model, feed, loss_fn, config, Path(folder), torch.device(device), seed, progress, on_log, tuple(hooks))
-    with stop_on_signal(loop.note) as wish:
-        return loop.run(wish)
+    loop = Loop(
+        model, feed, loss_fn, config, Path(folder), torch.device(device), seed, progress, on_log, tuple(hooks), branch
+    )
+    with stop_on_signal(loop.note, stop_at) as wish, collection_between_steps() as collector:
+        return loop.run(wish, collector)
 
 
 @dataclass
 class Loop:
     """The state of one `fit`. Use `fit`; this is its inside."""
 
-    model: Decoder
+    home: Decoder
     feed: Feed
     loss_fn: LossFn
     config: TrainConfig
@@ -110,90 +99,130 @@ class Loop:
     progress: Progress
     on_log: OnLog | None
     hooks: tuple[Hook, ...]
+    branch: Path | None = None
 
-    step: int = 0  # updates done
-    seconds: float = 0.0  # of all sittings, up to `since`
-    tokens: int = 0  # that this rank has read (rank 0: and all ranks in earlier sittings)
-    window_tokens: int = 0  # since the last line, this rank
-    window_seconds: float = 0.0  # since the last line, saving left out
-    feed_seconds: float = 0.0  # of those, waiting for the feed
+    account: Account = field(default_factory=Account)
     resumed_from: int | None = None
-    gradients_checked: bool = False
-    last: dict[str, Any] = field(default_factory=dict)
+    expected_memory: MemoryEstimate | None = None
     notes: list[str] = field(default_factory=list)
-    window: Window = field(default_factory=Window)
 
-    def run(self, wish: StopWish) -> FitResult:
+    def run(self, wish: StopWish, collector: Collector) -> FitResult:
         """Prepare, train to the end, save."""
         if self.device.type == "cpu":
             tune_allocator()
-        self.log = MetricsLog(self.folder, self.config.report_to if rank() == 0 else (), self.config.fingerprint())
+        self.wish = wish
+        self.log = MetricsLog(self.folder, self.config.report_to, self.config.fingerprint(), self.note)
         self.progress.start(self.folder.name.removesuffix(".partial"), self.config.max_steps)
         try:
-            self.prepare()
-            if self.resumed_from is not None:
-                self.finish_step()  # a checkpoint is made before its step's hooks and line
-            while self.step < self.config.max_steps:
-                self.train_step()
-                self.after_step(wish)
+            with self.prepared():
+                if self.resumed_from == self.step:
+                    self.finish_step()  # a checkpoint is made before its step's hooks and line
+                while self.step < self.config.max_steps:
+                    self.train_step()
+                    self.after_step()
+                    collector.collect()
+                self.saver.close(UPLOAD_PATIENCE_SECONDS)
+                self.stepper.finish()
         finally:
             self.log.close()
             self.progress.finish()
         return FitResult(
             steps=self.step,
-            tokens=sum(gather_objects(self.tokens)),
-            seconds=self.seconds,
-            skipped_steps=self.health.skipped,
+            tokens=sum(gather_objects(self.account.tokens)),
+            seconds=self.account.seconds,
+            skipped_steps=self.stepper.guard.skipped,
             resumed_from=self.resumed_from,
-            last=self.last,
+            last=self.account.last,
             notes=tuple(self.notes),
             peak_memory_bytes=peak_memory_bytes(self.device),
+            rewinds=self.skips.count,
+            expected_memory_bytes=self.expected_memory.total if self.expected_memory else None,
         )
 
     # ---- setting up ----
 
-    def prepare(self) -> None:
-        """Put the model in place, make the optimizer, load the newest checkpoint if there is one."""
-        self.model.to(self.device)
-        self.parameters = trainable_parameters(self.model)
-        self.optimizer = build_optimizer(self.model, self.config)
-        self.health = Health(self.device)
-        seed_everything(self.seed, rank())
-        self.resume()
-        check_same_weights(self.parameters)
-        if rank() == 0:
-            self.log.begin(self.step - 1)  # the line of the checkpoint's own step comes again
-        self.progress.update(self.step)
-        self.since = time.perf_counter()
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Everything in place, and the newest checkpoint loaded; let go of in the end, whatever happens."""
+        check_device(self.config, self.device)
+        with ExitStack() as stack:
+            self.placement = place(self.home, self.config, self.device)
+            self.stepper = Stepper(self.placement, self.loss_fn, self.config, self.device)
+            self.source = Source(self.feed, self.device, ahead=self.config.prefetch)
+            stack.callback(self.source.close)
+            self.saver = Saver(
+                self.checkpoint_folder, self.config, self.identity, self.note, sharded=self.placement.sharded
+            )
+            stack.callback(self.saver.wait)
+            self.skips = Skips(self.folder)
+            self.monitor = Monitor(self.config, self.device, feed_computes=getattr(self.feed, "reads_weights", False))
+            self.watchdog = stack.enter_context(Watchdog(self.folder, self.config, self.note))
+            seed_everything(self.seed, rank())
+            self.resume()
+            check_same_weights(self.stepper.optimizer.parameters)
+            if rank() == 0:
+                self.log.begin(self.step - 1)  # the line of the checkpoint's own step comes again
+            self.skips.begin(self.step)
+            self.progress.update(self.step)
+            self.account.since = time.perf_counter()
+            yield
 
     def resume(self) -> None:
-        """Go on from the newest sound checkpoint. Rank 0 looks for it, so that a damaged one is set aside once."""
-        found = None
+        """Go on from the newest sound checkpoint, or begin."""
         if rank() == 0:
             checkpoints.remove_leftovers(self.checkpoint_folder)
-            found = checkpoints.newest_sound(self.checkpoint_folder, identity=self.identity, note=self.note)
-        found = gather_objects(found)[0]
-        if found is None:
-            if self.notes:
-                self.note("No sound checkpoint is left: training starts from the beginning.")
+        found = self.newest_checkpoint()
+        if found is not None:
+            self.go_on_from(found)
+            self.resumed_from = self.step
+            if self.step < self.config.max_steps:
+                self.note(f"Going on from step {self.step} of {self.config.max_steps}.")
             return
-        checkpoints.load(found, self.tensors())
+        if self.notes:
+            self.note("No sound checkpoint is left: training starts from the beginning.")
+        if self.branch is not None:
+            self.begin_from(self.branch)
+        if rank() == 0:
+            self.progress.note(self.stepper.optimizer.table())
+
+    def newest_checkpoint(self, before: int | None = None) -> Checkpoint | None:
+        """The newest sound one (of fewer updates than `before`); rank 0 looks, to set a damaged one aside once."""
+        found = None
+        if rank() == 0:
+            folder, identity = self.checkpoint_folder, self.identity
+            found = checkpoints.newest_sound(folder, identity=identity, note=self.note, before=before)
+        return gather_objects(found)[0]
+
+    def begin_from(self, branch: Path) -> None:
+        """Weights, optimizer and position of another run; its figures and random numbers are not this run's."""
+        found = gather_objects(branch_point(branch) if rank() == 0 else None)[0]
+        if found.step >= self.config.max_steps:
+            raise TrainingError(
+                f"the run begins with step {found.step} of {found.path} and max_steps is {self.config.max_steps}",
+                hint="max_steps counts from the first step of the run that is branched: raise it.",
+            )
+        checkpoints.load(found, self.stepper.tensors(), sharded=self.placement.sharded)
+        self.account.step = found.step
+        self.account.tokens = found.state["account"]["tokens"] if rank() == 0 else 0
+        self.note(f"Branched from {found.path} after step {found.step}.")
+
+    def go_on_from(self, found: Checkpoint) -> None:
+        """Everything as it was when the checkpoint was made."""
+        checkpoints.load(found, self.stepper.tensors(), sharded=self.placement.sharded)
         state = found.state
-        self.step = self.resumed_from = found.step
-        self.seconds, self.last = state["seconds"], state["last"]
-        self.tokens = state["tokens"] if rank() == 0 else 0
-        self.window_tokens = state["window_tokens"] if rank() == 0 else 0
-        self.window_seconds, self.feed_seconds = state["window_seconds"], state["feed_seconds"]
-        self.gradients_checked = state["gradients_checked"]
-        self.norm = torch.tensor(state["grad_norm"])
-        self.health.restore(state["health"])
-        self.window.restore(state["window"])
+        self.account.restore(found.step, state["account"])
+        self.source.seconds = state["feed_seconds"]
+        self.stepper.restore(state["stepper"])
+        self.monitor.restore(state["monitor"])
         if len(state["random"]) == world_size():
             restore_random_state(state["random"][rank()])
         else:
             self.note(f"The checkpoint was made by {len(state['random'])} processes: random draws will differ.")
-        if self.step < self.config.max_steps:
-            self.note(f"Going on from step {self.step} of {self.config.max_steps}.")
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.account.step
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -202,72 +231,99 @@ class Loop:
     @property
     def identity(self) -> str:
         """What a checkpoint must have been made with to be gone on from: training keys, seed, names and shapes."""
-        shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
+        shapes = {name: list(parameter.shape) for name, parameter in self.stepper.optimizer.parameters.items()}
         return stable_hash({"config": self.config.fingerprint(), "seed": self.seed, "shapes": shapes})
-
-    def tensors(self) -> dict[str, Any]:
-        """Everything a checkpoint holds that is a tensor; the live ones, so loading into them restores the run."""
-        return {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.model, self.optimizer)}
 
     # ---- one step ----
 
     def train_step(self) -> None:
-        """One update: sum the micro-batches' gradients, sum over ranks, divide once, clip, update."""
+        """One update."""
         began = time.perf_counter()
-        batches = self.feed.micro_batches(self.step)
-        self.feed_seconds += time.perf_counter() - began
-        if not batches:
+        following = self.skips.data_step(self.step + 1) if self.step + 1 < self.config.max_steps else None
+        batches = self.source.get(self.skips.data_step(self.step), following)
+        if not any(gather_objects(bool(batches))):
             raise TrainingError(f"step {self.step}: the feed gave no batch")
-        self.model.train()  # a feed that generates may leave it in evaluation mode
-        terms = [self.backward(batch) for batch in batches]
-        metrics = merge_metrics([term.metrics for term in terms])
-        sums = torch.stack([torch.stack((term.total.detach(), term.weight.to(term.total))) for term in terms]).sum(0)
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        sum_over_ranks([*gradients, sums])
-        if self.config.check_gradients and not self.gradients_checked:
-            self.gradients_checked = gradients_reach_all(self.parameters, self.step)
-        set_learning_rate(self.optimizer, learning_rate_at(self.config, self.step))
-        total, weight = sums[0], sums[1]
-        self.norm, bad = apply_gradients(self.optimizer, gradients, total, weight, self.config.max_grad_norm)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.health.add(bad, weight)
-        self.window.add(bad, {"loss": (total, weight), **metrics})
-        self.step += 1
-        self.window_seconds += time.perf_counter() - began
+        tokens = sum(batch.num_tokens for batch in batches)  # before they move: on a GPU, counting would wait for it
+        self.expect_memory(batches)
+        with memory_errors(self.home.config, self.config, batches, self.device, self.step):
+            update = self.stepper.update(self.step, batches)
+        self.account.add(update, tokens, time.perf_counter() - began)
+        self.watchdog.beat()
 
-    def backward(self, batch: Batch) -> LossTerm:
-        """Forward and backward of one micro-batch; returns its term without the graph."""
-        tokens = batch.num_tokens  # counted before it moves: on a GPU, counting would wait for the device
-        self.tokens += tokens
-        self.window_tokens += tokens
-        with autocast(self.device, self.config.precision):
-            term = self.loss_fn(self.model, batch.to(self.device))
-        term.total.backward()
-        return LossTerm(term.total.detach(), term.weight.detach(), term.metrics)
+    def expect_memory(self, batches: Sequence[Batch]) -> None:
+        """Once, before the first step: what this will need, and whether it is there."""
+        if self.expected_memory is not None or not batches:
+            return
+        shards = world_size() if self.placement.sharded else 1
+        self.expected_memory = estimate_for(self.home.config, self.config, batches, self.device, shards)
+        warning = shortage(self.expected_memory, self.device)
+        if warning:
+            self.note(warning)
 
     # ---- between steps ----
 
-    def after_step(self, wish: StopWish) -> None:
-        """Check health, save, stop if that is wished, else finish the step; `self.step` updates are done.
+    def after_step(self) -> None:
+        """Look at the verdict, save, stop if that is wished, else finish the step; `self.step` updates are done.
 
         Saving comes first: what hooks do (evaluation) may fail, and hours of training must not fail with it.
         """
         step, config = self.step, self.config
-        saves = step == config.max_steps or step % config.save_steps == 0
+        final = step == config.max_steps
+        saves = final or step % config.save_steps == 0
         stop = None
         if self.device.type == "cpu" or saves or self.logs():
-            warning = self.health.check(step)
-            if warning:
-                self.note(warning)
-            stop = next((name for name in gather_objects(wish.name) if name), None)
+            if self.heed(self.stepper.guard.check(step)):
+                return  # gone back to a checkpoint
+            stop = next((name for name in gather_objects(self.wish.name) if name), None)
+            self.saver.poll()
         if saves or stop:
-            self.save()
+            self.save(final=final or stop is not None)
         if stop:
-            raise Interrupted(
-                f"stopped by {stop} after step {step} of {config.max_steps}; everything up to there is saved",
-                hint="Run the same command again to go on.",
-            )
+            self.leave(stop)
         self.finish_step()
+
+    def leave(self, reason: str | None) -> None:
+        """Raise `Interrupted`; this step is saved."""
+        self.saver.close()
+        raise self.wish.interrupted(self.step, self.config.max_steps, reason)
+
+    def heed(self, verdict: Verdict) -> bool:
+        """Record updates that were left out; after too many in a row go back (True), or give up (TrainingError)."""
+        documents: list[str] = []
+        for one in verdict.new:
+            documents = self.source.describe(self.skips.data_step(one.step))
+            self.skips.log(one, documents)
+        if verdict.new:
+            self.note(warning(verdict.new, self.stepper.guard.skipped))
+        if verdict.empty:
+            raise diagnosis(verdict, self.step, self.config, self.skips.count)
+        if verdict.in_a_row < self.config.max_skipped_in_a_row:
+            return False
+        if self.skips.count < self.config.max_rewinds and self.go_back(verdict.new[-1].reason, documents):
+            return True
+        raise diagnosis(verdict, self.step, self.config, self.skips.count)
+
+    def go_back(self, reason: str, documents: Sequence[str]) -> bool:
+        """To the newest checkpoint from before the bad steps, leaving out what was read since; False without one."""
+        self.saver.wait()
+        before = self.step - self.config.max_skipped_in_a_row + 1
+        found = self.newest_checkpoint(before)
+        if found is None:
+            return False
+        failed, skipped = self.step, self.stepper.guard.skipped
+        self.saver.back_to(found.step)
+        self.go_on_from(found)
+        self.skips.rewind(found.step, failed, reason, documents)
+        self.stepper.guard.rewound(skipped)
+        if rank() == 0:
+            self.log.cut_back(found.step)
+        self.note(
+            f"WARNING: step {failed}: {self.config.max_skipped_in_a_row} bad updates in a row ({reason}). Went back to "
+            f"step {found.step}; the batches read since then are left out (rewind {self.skips.count} of "
+            f"{self.config.max_rewinds})."
+        )
+        barrier()
+        return True
 
     def logs(self) -> bool:
         """Whether this step has a line in the metrics (if no hook gives it one)."""
@@ -282,72 +338,57 @@ class Loop:
             self.progress.update(self.step)
 
     def run_hooks(self) -> dict[str, float]:
-        """Figures of all hooks for this step."""
+        """Figures of all hooks for this step. A signal stops them at once: the step is saved, and they come again."""
         figures: dict[str, float] = {}
-        for hook in self.hooks:
-            figures.update(hook(self.step, self.model) or {})
+        if not self.hooks:
+            return figures
+        # Where other ranks wait for this one a hook is not cut short: the wish is heeded after the next step.
+        try:
+            with self.wish.prompt() if world_size() == 1 else nullcontext(), self.watchdog.paused():
+                for hook in self.hooks:
+                    figures.update(hook(self.step, self.placement.model) or {})
+        except StopNow:
+            self.save(final=True)
+            self.leave(None)
         return figures
 
     def write_line(self, figures: Mapping[str, float]) -> None:
         """One line of metrics over the steps since the last one."""
-        sums = self.window.over_ranks()
-        window_tokens, tokens = (sum(part) for part in zip(*gather_objects((self.window_tokens, self.tokens))))
-        averages = means(sums)
-        line: dict[str, Any] = {
-            "step": self.step,
-            "loss": averages.pop("loss", float("nan")),
-            "learning_rate": learning_rate_at(self.config, self.step - 1),
-            "grad_norm": float(self.norm),
-            "tokens": tokens,
-            "tokens_per_second": window_tokens / self.window_seconds if self.window_seconds else 0.0,
-            "seconds": self.elapsed(),
-            "feed_seconds": self.feed_seconds,
-            "skipped_steps": self.health.skipped,
-            **averages,
-            **figures,
-        }
-        self.window.clear()
-        self.window_tokens, self.window_seconds, self.feed_seconds = 0, 0.0, 0.0
-        self.last = line
+        window_seconds = self.account.window_seconds
+        line = self.account.line(
+            {
+                "learning_rate": learning_rate_at(self.config, self.step - 1),
+                "feed_seconds": self.source.seconds,
+                "skipped_steps": self.stepper.guard.skipped,
+                **self.stepper.figures(),
+                **figures,
+            }
+        )
+        self.source.seconds = 0.0
+        seen = self.monitor.look({**line, "window_seconds": window_seconds})
+        line |= seen.figures
+        for alarm in seen.alarms:
+            self.note(alarm.text)
         self.progress.update(self.step, **{name: value for name, value in line.items() if name != "step"})
+        self.saver.scored(self.step, line)
         if rank() == 0:
             self.log.write(line)
             if self.on_log is not None:
                 self.on_log(line)
 
-    def elapsed(self) -> float:
-        """Seconds of this and all earlier sittings."""
-        now = time.perf_counter()
-        self.seconds, self.since = self.seconds + now - self.since, now
-        return self.seconds
-
-    def save(self) -> None:
-        """A checkpoint of this moment, written by rank 0 while the others wait."""
-        shared = gather_objects((random_state(), self.tokens, self.window_tokens))
+    def save(self, *, final: bool) -> None:
+        """A checkpoint of this moment; `final`: on the disk when this returns."""
         state = {
-            "seconds": self.elapsed(),
-            "tokens": sum(part[1] for part in shared),
-            "window_tokens": sum(part[2] for part in shared),
-            "window_seconds": self.window_seconds,
-            "feed_seconds": self.feed_seconds,
-            "window": self.window.over_ranks(),
-            "health": self.health.state(),
-            "gradients_checked": self.gradients_checked,
-            "grad_norm": float(self.norm),
-            "last": self.last,
-            "random": [part[0] for part in shared],
+            "account": self.account.state(),
+            "feed_seconds": self.source.seconds,
+            "stepper": self.stepper.state(),
+            "monitor": self.monitor.state(),
+            "random": gather_objects(random_state()),
         }
         if rank() == 0:
             self.log.sync()
-            checkpoints.save(
-                self.checkpoint_folder,
-                self.step,
-                self.tensors(),
-                state,
-                identity=self.identity,
-                keep=self.config.save_total_limit,
-            )
-        barrier()
+        with self.watchdog.paused():
+            self.saver.save(self.step, self.stepper.tensors(), state, final=final)
 
     def note(self, text: str) -> None:
         """Tell the user, once, whatever the number of processes."""

@@ -1,70 +1,106 @@
 """Between a packed `Batch` and the pure objectives: runs the model, picks the trained positions, names the columns.
 
 Each function is the `loss_fn` of a stage (bind the keyword arguments with functools.partial). The head runs on trained
-positions only: on a chat batch most positions are prompt, and the logits are the largest tensor of the step.
+positions only (on a chat batch most positions are prompt), and piece by piece: see `luopan.model.head`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint as recompute
 
 from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
-from luopan.objectives.base import LossTerm, merge_metrics
-from luopan.objectives.causal_lm import causal_lm
-from luopan.objectives.logprobs import sum_by_document, token_entropies, token_logprobs
+from luopan.model.head import linear_cross_entropy, linear_logprobs
+from luopan.objectives.base import LossTerm
+from luopan.objectives.logprobs import check_temperature, sum_by_document
 from luopan.objectives.policy import grpo
 from luopan.objectives.preference import dpo
 from luopan.tokens.batch import Batch
 
-# Logits of one piece, in elements: 512 MiB of fp32. Larger ones are computed in pieces and again in the backward pass.
-MAX_LOGITS = 2**27
+
+def causal_lm_loss(model: Decoder, batch: Batch, *, z_loss_coef: float = 0.0) -> LossTerm:
+    """Cross-entropy summed over the trained tokens, their number the weight; z-loss and the router's losses added.
+
+    A z-loss (PaLM, arXiv:2204.02311) keeps the softmax's normaliser near 1. A mixture of experts adds its balance and
+    router losses for each trained token (`luopan.model.moe`).
+    """
+    states = trained_states(model, batch)
+    total, squares = linear_cross_entropy(
+        states.hidden,
+        head_weight(model),
+        states.targets,
+        softcap=model.config.final_logit_softcapping,
+        z_loss_coef=z_loss_coef,
+    )
+    weight = total.new_tensor(float(states.targets.numel()))
+    metrics = {"z_loss": (squares.detach(), weight)} if z_loss_coef else {}
+    if states.routing is not None:
+        metrics["router_loss"] = (states.routing.detach().sum(), weight)
+        metrics["cross_entropy"] = (total.detach() - z_loss_coef * squares, weight)
+        total = total + states.routing.sum()
+    return LossTerm(total, weight, metrics)
 
 
-def trained_hidden(model: Decoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states before each trained token [N, C], those tokens' ids [N], and their flat positions b*T+t [N]."""
+@dataclass(frozen=True)
+class States:
+    """What the decoder made of a batch, at the N positions before a trained token."""
+
+    hidden: Tensor  # [N, C]
+    targets: Tensor  # [N] the trained tokens' ids
+    places: Tensor  # [N] their flat positions b*T+t
+    routing: Tensor | None  # [N] fp32, the router's losses (mixture of experts)
+
+
+def trained_states(model: Decoder, batch: Batch) -> States:
+    """Runs the decoder over a batch. The router's counts, if there are any, go to the model."""
     index, targets = batch.targets()
-    hidden = model.hidden(batch.input_ids, batch.position_ids, batch.layout)  # [B, T, C]
-    return hidden.flatten(0, 1)[index], targets, index + 1
+    hidden, routing = model.hidden_and_routing(batch.input_ids, batch.position_ids, batch.layout)  # [B, T, C]
+    aux = None
+    if routing is not None:
+        if model.training and torch.is_grad_enabled():
+            model.add_counts(routing.counts)
+        aux = routing.aux.flatten()[index]
+    return States(hidden.flatten(0, 1)[index], targets, index + 1, aux)
 
 
-def causal_lm_loss(model: Decoder, batch: Batch, *, max_logits: int = MAX_LOGITS) -> LossTerm:
-    """Cross-entropy summed over the trained tokens; weight is their number."""
-    hidden, targets, _ = trained_hidden(model, batch)
-    rows = max(1, max_logits // model.config.vocab_size)
-    if hidden.shape[0] <= rows:
-        return causal_lm(model.logits(hidden), targets)
-    pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return summed([recompute(head_loss, model, h, t, use_reentrant=False) for h, t in pieces])
+def head_weight(model: Decoder) -> Tensor:
+    """[V, C]: the output head, which may be the embedding."""
+    return model.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
 
 
-def head_loss(model: Decoder, hidden: Tensor, targets: Tensor) -> LossTerm:
-    """The loss of one piece, small enough to be thrown away and computed again."""
-    return causal_lm(model.logits(hidden), targets)
+@dataclass(frozen=True)
+class Scores:
+    """What a model thinks of the N trained tokens of a batch."""
+
+    logprobs: Tensor  # [N] fp32
+    document: Tensor  # [N]
+    places: Tensor  # [N] flat positions b*T+t
+    entropies: Tensor | None  # [N] fp32, without gradient, where asked for
 
 
-def summed(terms: list[LossTerm]) -> LossTerm:
-    """Terms of the pieces of one batch as the term of the whole."""
-    total = torch.stack([term.total for term in terms]).sum()
-    weight = torch.stack([term.weight for term in terms]).sum()
-    return LossTerm(total, weight, merge_metrics([term.metrics for term in terms]))
-
-
-def token_scores(model: Decoder, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of the trained tokens [N] fp32, the document of each [N], and its flat position [N]."""
-    hidden, targets, places = trained_hidden(model, batch)
-    logprobs = token_logprobs(model.logits(hidden), targets, temperature)
-    return logprobs, batch.document_ids.flatten()[places], places
+def token_scores(model: Decoder, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Scores:
+    """Log-probabilities of the trained tokens under softmax(logits / temperature)."""
+    check_temperature(temperature)
+    states = trained_states(model, batch)
+    logprobs, entropies = linear_logprobs(
+        states.hidden,
+        head_weight(model),
+        states.targets,
+        temperature=temperature,
+        softcap=model.config.final_logit_softcapping,
+        entropy=entropy,
+    )
+    return Scores(logprobs, batch.document_ids.flatten()[states.places], states.places, entropies)
 
 
 def sequence_logprobs(model: Decoder, batch: Batch) -> Tensor:
     """[D]: the summed log-probability of each document's trained tokens (0 where it has none)."""
-    logprobs, document, _ = token_scores(model, batch)
-    return sum_by_document(logprobs, document, batch.num_documents)
+    scores = token_scores(model, batch)
+    return sum_by_document(scores.logprobs, scores.document, batch.num_documents)
 
 
 def preference_loss(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
@@ -76,9 +112,9 @@ def preference_loss(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
     fields = required(batch.per_document, "pair", "is_chosen", "reference_logprob")
     pair, is_chosen, reference = fields["pair"], fields["is_chosen"].bool(), fields["reference_logprob"]
     chosen, rejected = pair_documents(pair, is_chosen)  # [P] each, indices of documents
-    logprobs, document, _ = token_scores(model, batch)
-    sums = sum_by_document(logprobs, document, pair.shape[0])  # [D]
-    lengths = sum_by_document(torch.ones_like(logprobs), document, pair.shape[0])  # [D]
+    scores = token_scores(model, batch)
+    sums = sum_by_document(scores.logprobs, scores.document, pair.shape[0])  # [D]
+    lengths = sum_by_document(torch.ones_like(scores.logprobs), scores.document, pair.shape[0])  # [D]
     if not bool((lengths > 0).all()):
         raise TrainingError(
             "an answer of a preference pair has no trained token",
@@ -123,18 +159,16 @@ def policy_loss(
     advantages = required(batch.per_document, "advantage")["advantage"]  # [D]
     names = ("old_logprobs", "reference_logprobs") if knobs.get("beta") else ("old_logprobs",)
     columns = required(batch.per_token, *names)
-    hidden, targets, places = trained_hidden(model, batch)
-    logits = model.logits(hidden)
-    document = batch.document_ids.flatten()[places]
-    picked = {name: columns[name].flatten()[places] for name in names}
+    scores = token_scores(model, batch, temperature, entropy)
+    picked = {name: columns[name].flatten()[scores.places] for name in names}
     return grpo(
-        token_logprobs(logits, targets, temperature),
+        scores.logprobs,
         picked["old_logprobs"],
-        advantages[document],
-        document,
+        advantages[scores.document],
+        scores.document,
         advantages.shape[0],
         reference_logprobs=picked.get("reference_logprobs"),
-        entropies=token_entropies(logits.detach(), temperature) if entropy else None,
+        entropies=scores.entropies,
         **knobs,
     )
 

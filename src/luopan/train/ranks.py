@@ -1,21 +1,92 @@
-"""The few collective operations the loop needs, which do nothing in a single process.
+"""Several processes that train together: starting them, what they say to each other, and who works alone.
 
-Data parallelism here is replicas: every rank holds the whole model, gradients are summed over ranks and divided by the
-step's weight over all ranks. A rank's feed gives it its share of the step's rows (`share`). Limits: no sharding of
-weights or optimizer, and the sum is not overlapped with the backward pass.
+In a single process everything here does nothing. `torchrun`, or any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR
+and MASTER_PORT (and LOCAL_RANK for GPUs), starts the processes; `processes` connects them. Two channels: tensors go
+over NCCL on GPUs and gloo on CPUs; Python values and waiting go over gloo on the host, with a timeout of days, since
+the other ranks wait there while rank 0 curates a corpus or measures a model.
+
+What is left out of the sum is the division: gradients, losses and weights are added up, and the loop divides once.
+
+Limits: NCCL and several machines have not run; a rank that dies takes the others with it (torchrun starts them again).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from luopan.errors import TrainingError
+
 Item = TypeVar("Item")
 BUCKET_ELEMENTS = 2**24  # 64 MiB of fp32: large enough for the network, small enough beside the gradients
+WAIT = timedelta(days=14)  # for rank 0, which may be at work alone
+STEP = timedelta(minutes=10)  # for a tensor on its way between GPUs; NCCL notices a dead peer only by it
+
+
+class LeftToLeader(Exception):
+    """What takes the ranks other than 0 out of a stage, whose rest is rank 0's; the pipeline catches it."""
+
+
+# ---- starting ----
+
+
+def asked_for() -> int:
+    """How many processes the launcher started, from its WORLD_SIZE; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Connect the processes that the launcher started, for the time of the block; nothing for a single process, or
+    where the caller has connected them already. Each GPU process takes the GPU of its LOCAL_RANK.
+
+    However the block ends, the connection is closed: processes that wait for this one then end too, with an error.
+    """
+    if asked_for() == 1 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=STEP)
+    else:
+        dist.init_process_group("gloo", timeout=WAIT)
+    try:
+        host_group(dist.group.WORLD)
+        yield
+    finally:
+        host_group.cache_clear()
+        dist.destroy_process_group()
+
+
+@lru_cache(maxsize=1)
+def host_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The channel for Python values and for waiting. Every rank has to ask for it at the same point."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo", timeout=WAIT)
+
+
+@contextmanager
+def lost_peer() -> Iterator[None]:
+    """gloo's words for a process at the other end that is gone, as an error that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "gloo" not in str(error) and "onnection" not in str(error):
+            raise
+        raise TrainingError(
+            "another process of this run has stopped, so this one stops too",
+            hint="Its own message says why. Start all of them again: they go on from the last checkpoint.",
+        ) from error
+
+
+# ---- who is who ----
 
 
 def world_size() -> int:
@@ -32,6 +103,9 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
     """This rank's contiguous part of a step's rows: sizes differ by at most one, every item is in one rank's part."""
     count, ranks, mine = len(items), world_size(), rank()
     return items[count * mine // ranks : count * (mine + 1) // ranks]
+
+
+# ---- tensors ----
 
 
 def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
@@ -53,9 +127,13 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
 def sum_bucket(tensors: Sequence[Tensor]) -> None:
     """One all-reduce for many tensors: they travel as one."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
+    with lost_peer():
+        dist.all_reduce(flat)
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+# ---- values, and waiting ----
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -63,11 +141,37 @@ def gather_objects(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with lost_peer():
+        dist.all_gather_object(values, value, group=host_group(dist.group.WORLD))
     return values
 
 
+def from_leader(value: Any) -> Any:
+    """Rank 0's value on every rank; what the others give is not looked at."""
+    if world_size() == 1:
+        return value
+    box = [value if rank() == 0 else None]
+    with lost_peer():
+        dist.broadcast_object_list(box, src=0, group=host_group(dist.group.WORLD))
+    return box[0]
+
+
 def barrier() -> None:
-    """Wait for the other ranks."""
-    if world_size() > 1:
-        dist.barrier()
+    """Wait for the other ranks, as long as it takes."""
+    gather_objects(None)
+
+
+def leader_first(work: Callable[[], None]) -> None:
+    """Rank 0 does `work` while the others wait for it; files that it writes are there for all afterwards."""
+    if rank() == 0:
+        work()
+    barrier()
+
+
+def leave_to_leader() -> None:
+    """The rest of a stage is rank 0's: the others leave it here, by `LeftToLeader`. Every rank calls it, once."""
+    if world_size() == 1:
+        return
+    barrier()
+    if rank() != 0:
+        raise LeftToLeader

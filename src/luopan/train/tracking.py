@@ -10,8 +10,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from luopan.artifacts import atomic_write_text, mend_os_errors
 from luopan.errors import TrainingError
@@ -28,46 +29,107 @@ class Writer(Protocol):
 
 
 class MetricsLog:
-    """Appends lines to `folder/metrics.jsonl` and passes them on to the writers of `report_to`."""
+    """Appends lines to `folder/metrics.jsonl` and passes them on to the writers of `report_to`.
 
-    def __init__(self, folder: Path, report_to: Sequence[str] = (), settings: dict[str, Any] | None = None) -> None:
+    Nothing here stops a training: a writer that fails is told of once and left out from then on; lines that a full disk
+    does not take are kept and written as soon as it does. Only `close` raises, where lines are still not written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        report_to: Sequence[str] = (),
+        settings: dict[str, Any] | None = None,
+        note: Callable[[str], None] = print,
+    ) -> None:
         self.path = Path(folder) / METRICS_NAME
-        self.report_to, self.settings = tuple(report_to), settings or {}
-        self.writers: list[Writer] = []
-        self.file: TextIO | None = None
+        self.report_to, self.settings, self.note = tuple(report_to), settings or {}, note
+        self.writers: dict[str, Writer] = {}
+        self.waiting: list[str] = []
+        self.told = False
 
     def begin(self, step: int) -> None:
         """Go on after `step`: lines of later steps, and one that was not finished, are dropped; writers are opened."""
+        self.cut_back(step)
+        for name in self.report_to:
+            try:
+                self.writers[name] = make_writer(name, self.path.parent, self.settings, step)
+            except TrainingError:
+                raise
+            except Exception as error:
+                self.note(f"WARNING: {name} could not be opened, figures do not go there: {first_line(error)}")
+
+    def cut_back(self, step: int) -> None:
+        """Drop the lines of later steps: the run goes back to `step`. Writers elsewhere keep theirs."""
+        self.waiting = [text for text in self.waiting if json.loads(text)["step"] <= step]
         if self.path.exists():
             kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] <= step]
             atomic_write_text(self.path, "".join(line + "\n" for line in kept))
-        self.writers = [make_writer(name, self.path.parent, self.settings, step) for name in self.report_to]
 
     def write(self, line: dict[str, Any]) -> None:
         """One line; it has reached the system, not yet the disk, when this returns."""
-        with mend_os_errors(self.path):
-            if self.file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
-            self.file.write(json.dumps(finite(line), ensure_ascii=False) + "\n")
-            self.file.flush()
+        self.waiting.append(json.dumps(finite(line), ensure_ascii=False))
+        self.flush()
         figures = {name: float(value) for name, value in line.items() if isinstance(value, (int, float))}
-        for writer in self.writers:
-            writer.log(int(line["step"]), figures)
+        for name, writer in list(self.writers.items()):
+            try:
+                writer.log(int(line["step"]), figures)
+            except Exception as error:
+                del self.writers[name]
+                self.note(f"WARNING: {name} failed and gets no more figures: {first_line(error)}")
+
+    def flush(self) -> None:
+        """Append what waits; a line is there whole or not at all."""
+        data = "".join(text + "\n" for text in self.waiting).encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_whole(self.path, data)
+        except OSError as error:
+            if not self.told:
+                self.note(
+                    f"WARNING: {self.path} cannot be written ({error.strerror}); its lines are kept until it can."
+                )
+            self.told = True
+            return
+        self.waiting, self.told = [], False
 
     def sync(self) -> None:
         """Flush to the disk: called before a checkpoint, which must never know more steps than this file."""
-        if self.file is not None:
-            with mend_os_errors(self.path):
-                os.fsync(self.file.fileno())
+        if self.waiting:
+            self.flush()
+        if self.path.exists():
+            with suppress(OSError), open(self.path, "ab") as file:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close the file and the writers."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
-        for writer in self.writers:
-            writer.close()
+        """Close the writers. DiskFullError or ArtifactError where lines are still not written."""
+        for name, writer in self.writers.items():
+            try:
+                writer.close()
+            except Exception as error:
+                self.note(f"WARNING: {name} could not be closed: {first_line(error)}")
+        if self.waiting:
+            with mend_os_errors(self.path):
+                append_whole(self.path, "".join(text + "\n" for text in self.waiting).encode())
+            self.waiting = []
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append `data` to a file; on an error (a full disk) the file is as it was before."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            written = file.write(data)
+            while written < len(data):
+                written += file.write(data[written:])
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a few words."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def whole_lines(path: Path) -> list[str]:
