@@ -32,7 +32,7 @@ def policy() -> Decoder:
 @pytest.fixture
 def make_feed(tmp_path: Path) -> Callable[..., RolloutFeed]:
     def make(model: Decoder, reward: Any = parity, **changes: Any) -> RolloutFeed:
-        feed_keys = {key: changes.pop(key) for key in ("rank", "world_size", "prompts", "folder") if key in changes}
+        feed_keys = {key: changes.pop(key) for key in ("prompts", "folder") if key in changes}
         settings: dict[str, Any] = {
             "prompts_per_step": 6, "num_generations": 4, "max_length": 40, "micro_batches": 1,
             "sampling": SamplingParams(max_new_tokens=8, temperature=TEMPERATURE), "scale_rewards": "group",

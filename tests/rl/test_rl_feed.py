@@ -60,7 +60,7 @@ def documents(batches: Sequence[Batch]) -> list[tuple[list[int], list[int], floa
 
 
 def logged(feed: RolloutFeed, step: int) -> list[dict[str, Any]]:
-    path = feed.folder / f"step-{step:06d}.rank{feed.rank}.jsonl"
+    path = feed.folder / f"step-{step:06d}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -83,14 +83,32 @@ def test_another_step_seed_or_other_weights_give_other_batches(make_feed: MakeFe
     assert not same(base, feed.micro_batches(change.get("step", 3)))
 
 
-def test_ranks_share_a_step_and_ask_other_prompts(policy: Decoder, make_feed: MakeFeed) -> None:
-    asked = []
-    for rank in (0, 1):
-        feed = make_feed(policy, rank=rank, world_size=2)
-        feed.micro_batches(0)
-        asked.append([group["task"] for group in logged(feed, 0)])
-    assert [len(set(names)) for names in asked] == [3, 3]  # 6 prompts a step over two ranks, none twice
-    assert set(asked[0]) != set(asked[1])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_a_step_out_and_train_on_what_one_would(
+    policy: Decoder, make_feed: MakeFeed, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    """The ranks one after the other in one process: what the others sampled is taken from the single process's log."""
+    alone = make_feed(policy, half_dead, resample_rounds=2, prompts_per_step=5)
+    sampled: list[list[Any]] = []
+    monkeypatch.setattr("luopan.rl.feed.gather_objects", lambda mine: sampled.append(mine) or [mine])
+    whole = documents(alone.micro_batches(0))
+    found, parts = [], [[] for _ in sampled]  # type: ignore[var-annotated]
+    for rank in range(ranks):
+        rounds = iter(range(len(sampled)))
+
+        def gather(mine: list[Any], rounds: Any = rounds) -> list[list[Any]]:
+            number = next(rounds)
+            parts[number] += mine
+            return [sampled[number]]
+
+        def share(items: Any, rank: int = rank) -> Any:
+            return items[len(items) * rank // ranks : len(items) * (rank + 1) // ranks]
+
+        monkeypatch.setattr("luopan.rl.feed.gather_objects", gather)
+        monkeypatch.setattr("luopan.rl.feed.share", share)
+        found += documents(make_feed(policy, half_dead, resample_rounds=2, prompts_per_step=5).micro_batches(0))
+    assert [[one.tokens for one in part] for part in parts] == [[one.tokens for one in part] for part in sampled]
+    assert len(sampled) > 1 and found == whole
 
 
 def test_the_log_of_a_step_is_written_over_not_doubled(policy: Decoder, make_feed: MakeFeed) -> None:
@@ -122,8 +140,9 @@ def test_every_answer_is_packed_once_behind_its_prompt(policy: Decoder, make_fee
 def test_old_logprobs_are_those_of_the_trained_tokens(policy: Decoder, make_feed: MakeFeed) -> None:
     for batch in make_feed(policy, micro_batches=2).micro_batches(0):
         with torch.no_grad():
-            logprobs, _, places = token_scores(policy, batch, TEMPERATURE)
-            other, _, _ = token_scores(policy, batch, 1.0)
+            scores = token_scores(policy, batch, TEMPERATURE)
+            logprobs, places = scores.logprobs, scores.places
+            other = token_scores(policy, batch, 1.0).logprobs
         sampled = batch.per_token["old_logprobs"].flatten()
         assert places.numel() == int((batch.labels != -100).sum()) > 20
         assert float((logprobs - sampled[places]).abs().max()) < 1e-4

@@ -114,11 +114,11 @@ def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> 
     for batch, before in zip(scored, plain, strict=True):
         assert torch.equal(batch.input_ids, before.input_ids)
         with torch.no_grad():
-            logprobs, _, places = token_scores(reference, batch, 0.8)
+            scores = token_scores(reference, batch, 0.8)
         column = batch.per_token["reference_logprobs"]
         assert column.shape == batch.input_ids.shape
-        assert torch.equal(column.flatten()[places], logprobs)
-        assert int(column.count_nonzero()) == places.numel() > 0
+        assert torch.equal(column.flatten()[scores.places], scores.logprobs)
+        assert int(column.count_nonzero()) == scores.places.numel() > 0
         term = policy_loss(chat.model, batch, temperature=0.8, beta=0.1)
         total, count = term.metrics["kl"]
         assert float(total / count) > 1e-3
@@ -207,7 +207,7 @@ def test_a_resumed_run_samples_the_same_answers(tmp_path: Path) -> None:
     for step in (3, 4):
         for key in ("loss", "grad_norm", "reward", "completion_length", "dead_groups"):
             assert resumed[step][key] == alone[step][key], (step, key)
-    name = "rollouts/step-000003.rank0.jsonl"
+    name = "rollouts/step-000003.jsonl"
     assert (tmp_path / "alone" / name).read_text() == (tmp_path / "killed" / name).read_text()
 
 

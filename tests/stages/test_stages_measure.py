@@ -13,8 +13,9 @@ from luopan.artifacts import Artifact
 from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.recipe.parts import ChatSuite, SkillTest
+from luopan.recipe.specs import SftSpec
 from luopan.stages import measure
-from luopan.stages.common import Chat, check_length, steps_for_epochs
+from luopan.stages.common import Chat, check_length, with_steps
 from luopan.stages.measure import (
     answer_dialogues,
     mean_accuracy,
@@ -156,8 +157,15 @@ def test_a_model_that_thinks_twice_does_not_end_the_evaluation(chat: Chat, monke
 # ---- small sums ----
 
 
-def test_steps_for_epochs() -> None:
-    assert [steps_for_epochs(rows, epochs, 16) for rows, epochs in ((100, 1), (100, 2.5), (3, 0.1))] == [6, 16, 1]
+def test_the_steps_of_some_epochs() -> None:
+    def steps(rows: int, epochs: float, **rest: int) -> int:
+        spec = SftSpec(kind="sft", model="base", data=[{"skill": "talk", "examples": 1}], max_length=64,
+                       learning_rate=1e-3, num_train_epochs=epochs, **rest)  # fmt: skip
+        return with_steps(spec, rows).max_steps
+
+    assert [steps(rows, epochs) for rows, epochs in ((100, 1), (100, 2.5), (3, 0.1))] == [6, 16, 1]
+    assert steps(100, 1, gradient_accumulation_steps=2) == 3
+    assert steps(100, 1, batch_warmup_steps=4, batch_warmup_start=16, gradient_accumulation_steps=2) > 4
 
 
 def test_a_row_longer_than_the_context_is_refused(chat: Chat) -> None:

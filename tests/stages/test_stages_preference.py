@@ -18,6 +18,7 @@ from luopan.stages.common import Chat
 from luopan.stages.packed import PackedFeed, pack_pairs
 from luopan.stages.preference import encode_pairs, sampled_answers, wins
 from luopan.tokens.batch import collate
+from luopan.train.config import TrainConfig
 from luopan.train.losses import sequence_logprobs
 
 TALK = [{"role": "user", "content": "Hello!"}]
@@ -115,7 +116,8 @@ def test_the_references_scores_belong_to_their_pairs(chat: Chat) -> None:
                 alone = sequence_logprobs(chat.model, collate([[pairs[number][side]]], 96, chat.pad_id))
             assert scores[number][side] == pytest.approx(float(alone[0]), abs=1e-3)
     rows = pack_pairs(preference._with_reference(pairs, scores), 192)
-    feed = PackedFeed(rows, 192, chat.pad_id, len(rows), 1, 0, count_pairs=True)
+    config = TrainConfig(learning_rate=1e-3, max_steps=1, per_device_train_batch_size=len(rows))
+    feed = PackedFeed(rows, 192, chat.pad_id, config, 0, count_pairs=True)
     (batch,) = feed.micro_batches(0)
     with torch.no_grad():
         packed = sequence_logprobs(chat.model, batch)

@@ -23,6 +23,7 @@ from luopan.stages.text import (
     train_texts,
 )
 from luopan.tokens.rows import TokenRows
+from luopan.train.config import TrainConfig
 
 TEXTS = {
     "plays": ["a" * 30, "b" * 30],  # 60 bytes
@@ -113,11 +114,21 @@ def test_token_ids_does_not_depend_on_how_many_are_encoded_at_once(tokenizer, mo
 def test_a_step_holds_the_same_rows_over_any_number_of_ranks(corpus: Artifact, tokenizer, tmp_path: Path) -> None:
     weights = mixture_weights(corpus, None)
     rows = TokenRows(shard_corpus(corpus, tokenizer, tmp_path / "shards", weights), weights, 8, seed=1)
-    alone = TextFeed(rows, per_device=4, accumulation=1).micro_batches(2)[0].input_ids
-    pair = [TextFeed(rows, 1, 2, rank=rank, world_size=2).micro_batches(2) for rank in (0, 1)]
-    together = [pair[rank][micro].input_ids for micro in (0, 1) for rank in (0, 1)]
-    assert torch.equal(torch.cat(together), alone)
-    assert not torch.equal(TextFeed(rows, 4, 1).micro_batches(3)[0].input_ids, alone)
+    whole, cut = (
+        TrainConfig(learning_rate=1e-3, max_steps=9, per_device_train_batch_size=n, gradient_accumulation_steps=4 // n)
+        for n in (4, 1)
+    )
+    alone = TextFeed(rows, whole).micro_batches(2)[0].input_ids
+    parts = [TextFeed(rows, cut, rank=rank, world_size=2).micro_batches(2) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [2, 2]
+    assert torch.equal(torch.cat([batch.input_ids for part in parts for batch in part]), alone)
+    assert not torch.equal(TextFeed(rows, whole).micro_batches(3)[0].input_ids, alone)
+    said = TextFeed(rows, cut, rank=1, world_size=2).describe(2)
+    read = []
+    for words in said:
+        source, _, document, _, start, _, stop = words.replace(":", "").replace(",", "").split()
+        read += list(rows.sources[source].document(int(document), int(start), int(stop)))
+    assert read == alone.flatten().tolist()
 
 
 # ---- held-out text ----

@@ -1,7 +1,8 @@
 """`luopan VERB …`: finds the verb, runs it, and turns whatever it raises into a message and an exit code.
 
-0 done, 1 findings, 2 a mistake of the user's, 3 a failure of ours, 130 interrupted. The list of verbs is static and a
-verb's module is imported only when it is asked for: `luopan --help` imports neither typer nor anything heavier.
+0 done, 1 findings, 2 a mistake of the user's, 3 a failure of ours, 74 ended by its own watchdog (`train/watchdog.py`),
+75 stopped by --stop-after, 130 interrupted. The list of verbs is static and a verb's module is imported only when it is
+asked for: `luopan --help` imports neither typer nor anything heavier.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def overview() -> str:
         "Usage: luopan VERB [OPTIONS] ...\n\n"
         "Trains small language models from raw text to an aligned chat model, out of one recipe.\n\n"
         f"Verbs (luopan VERB --help says more):\n{verbs}\n\n{EXAMPLES}\n"
-        "Exit codes: 0 done, 1 findings, 2 a mistake in what was asked, 3 a failure of luopan, 130 interrupted.\n"
+        "Exit codes: 0 done, 1 findings, 2 a mistake in what was asked, 3 a failure of luopan, 75 stopped by\n"
+        "--stop-after (run it again), 130 interrupted.\n"
         "LUOPAN_TRACEBACK=1 shows the traceback of an error."
     )
 
@@ -107,7 +109,7 @@ def _failed(error: BaseException) -> int:
 
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, LuopanError):
-        word = "" if error.exit_code == 130 else "error: "
+        word = "" if error.exit_code in (75, 130) else "error: "
         return _say(f"{word}{error}", error.exit_code)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     where = "" if shown else f"\n  The traceback is in {_keep_traceback(error)}; LUOPAN_TRACEBACK=1 shows it."

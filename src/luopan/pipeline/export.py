@@ -19,11 +19,16 @@ from luopan.pipeline.models import model_folder
 def export_hf(model: str | Path, target: Path, *, architecture: str | None = None) -> Path:
     """Writes MODEL to the folder `target`, which must not exist; under another `architecture` if one is given.
 
-    Raises ArtifactError (target exists, source damaged), ModelError (the architecture cannot express the model).
+    Raises ArtifactError (target exists, source damaged), ModelError (an option that the architecture, or every one,
+    cannot express; it is named).
     """
     source = model_folder(model)
     if target.exists():
         raise ArtifactError("exists already; not overwritten", where=target, hint="Remove it or give another folder.")
+    if architecture is None:
+        from luopan.model.hf import read_config, to_hf_config
+
+        to_hf_config(read_config(source))  # ModelError where transformers cannot express the model
     if (source.parent / "manifest.json").is_file():
         verify(source.parent)
     files = [path for path in source.iterdir() if path.is_file()]

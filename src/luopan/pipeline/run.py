@@ -3,7 +3,7 @@
 A run lives in `runs/<name>/`, one folder per stage. Whether a stage is done is decided by its identity alone
 (`identity.py`), so a changed setting redoes that stage and those that follow, and nothing else. The run's folder is
 locked meanwhile. What a stage does is the stage's business; what is kept, resumed and replaced is decided here and in
-`folders.py`.
+`folders.py`; several processes at one run, in `team.py`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from luopan.pipeline.folders import StageFolders
 from luopan.pipeline.graph import needs_of, select
 from luopan.pipeline.identity import Asked, Inputs, asked, changes, payload_content
 from luopan.pipeline.reporter import QuietReporter, Reporter
+from luopan.pipeline.team import Task, Team, team
 from luopan.recipe.load import LoadedRecipe, load_recipe
 from luopan.recipe.lock import lock_text
 from luopan.recipe.references import read_from
+from luopan.train.interrupt import DEADLINE_CODE
 
 State = Literal["done", "made", "resumed"]
 
@@ -72,20 +74,31 @@ def run(
     runs: Path | str = "runs",
     reporter: Reporter | None = None,
     stage_class: Callable[[str], Any] | None = None,
+    stop_after: float | None = None,
 ) -> RunResult:
     """Brings the stages of a recipe up to date and returns where they are.
 
     `recipe` is a shipped name, a path, a mapping or a `Recipe`. `until` stops after a stage (and what it needs), `only`
     touches these stages alone (their inputs have to be done), `fresh` throws away what there is of a stage first.
-    `stage_class` maps a kind to its stage (default: the registry). Raises LuopanError; what is done stays.
+    `stage_class` maps a kind to its stage (default: the registry). `stop_after` seconds from now the run saves and
+    stops, at the next step of a training or before the next stage. Raises LuopanError; what is done stays.
+
+    Under torchrun every process calls this: rank 0 runs the recipe, the others help it to train, all get the result.
     """
+    stop_at = None if stop_after is None else time.monotonic() + stop_after
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe, overrides)
     if stage_class is None:
         from luopan.stages.registry import stage_class as registered
 
         stage_class = registered
-    job = _Job(loaded, Path(runs) / loaded.recipe.name, reporter or QuietReporter(), stage_class)
-    return job.run(until, tuple(only), tuple(fresh))
+    with team() as mates:
+        if not mates.leads:
+            result: RunResult = mates.follow(stage_class, stop_at)
+            return result
+        job = _Job(loaded, Path(runs) / loaded.recipe.name, reporter or QuietReporter(), stage_class, mates, stop_at)
+        result = job.run(until, tuple(only), tuple(fresh))
+        mates.dismiss(result)
+        return result
 
 
 @dataclass
@@ -94,6 +107,8 @@ class _Job:
     path: Path
     reporter: Reporter
     stage_class: Callable[[str], Any]
+    team: Team
+    stop_at: float | None
     ready: dict[str, Artifact] = field(default_factory=dict)
     verified: set[str] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=versions)
@@ -191,6 +206,7 @@ class _Job:
         resumed = folders.begin(wanted, fresh=fresh)
         manifest = folders.whole_partial(wanted.identity) if resumed else None
         if manifest is None:
+            self._stop_in_time(folders.name)
             self.reporter.started(folders.name, spec.kind, resumed=resumed, reason=reason)
             manifest = self._work(folders, spec, stage, wanted, inputs)
         folders.finish()
@@ -204,8 +220,9 @@ class _Job:
         memory.reset_peak()
         before, started = folders.begin_work(), time.perf_counter()
         progress = self.reporter.progress(folders.name)
-        space = Workspace(folders.partial, folders.name, wanted.seed, progress)
+        space = Workspace(folders.partial, folders.name, wanted.seed, progress, self.stop_at)
         try:
+            self.team.help_with(Task(folders.name, spec, wanted.seed, folders.partial, inputs))
             with mend_os_errors(folders.partial):
                 metrics = dict(stage.run(spec, inputs, space))
         except KeyboardInterrupt as error:
@@ -221,6 +238,16 @@ class _Job:
             progress.finish()  # gives the terminal back, whatever happened
         metrics.setdefault("peak_memory_bytes", memory.peak_bytes())
         return self._seal(folders, stage, wanted, metrics, before + time.perf_counter() - started)
+
+    def _stop_in_time(self, name: str) -> None:
+        """A stage that does not train cannot be stopped half-way, so none is begun when the time is up."""
+        if self.stop_at is not None and time.monotonic() >= self.stop_at:
+            error = Interrupted(
+                f"the time given with --stop-after is up before stage {name}; the stages before it are kept",
+                hint="Run the same command again to go on.",
+            )
+            error.exit_code = DEADLINE_CODE
+            raise error
 
     def _stopped(self, folders: StageFolders, seconds: float) -> None:
         """Keeps the time spent; a full disk must not hide why the stage stopped."""

@@ -54,10 +54,24 @@ class PretrainSpec(TrainConfig):
         description="weight per source, by tokens; `corpus` stands for all that are not named; default: by size",
     )
     eval_bytes: PositiveInt = Field(default=60_000, description="held-out bytes measured per source")
-    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"corpus": ("curate",), "tokenizer": ("tokenizer",)}
+    z_loss_coef: float = Field(default=0.0, ge=0, description="weight of the squared log-normaliser of the softmax")
+    branch: str | None = Field(
+        default=None,
+        description="a pretrain stage to go on from, weights and optimizer: its stable phase, decayed here",
+    )
+    branch_step: PositiveInt | None = Field(
+        default=None, description="the checkpoint of the branch to begin from; default: its last"
+    )
+    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "corpus": ("curate",),
+        "tokenizer": ("tokenizer",),
+        "branch": ("pretrain",),
+    }
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.branch_step is not None and self.branch is None:
+            raise ValueError("branch_step has no effect without branch")
         if self.sequence_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"sequence_length {self.sequence_length} is longer than model.max_position_embeddings "
@@ -81,6 +95,7 @@ class MidtrainSpec(TrainConfig):
     domain: str | None = Field(default=None, description="the source that this stage is about, for the report")
     eval_bytes: PositiveInt = 60_000
     retrieval_cases: int = Field(default=0, ge=0, description="held-out recall questions at the new length")
+    z_loss_coef: float = Field(default=0.0, ge=0, description="as in pretrain")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
         "model": ("pretrain", "midtrain"),
         "corpus": ("curate",),
@@ -202,6 +217,8 @@ class GrpoSpec(TrainConfig):
     format_reward: float = Field(default=0.0, ge=0, description="for well-formed thinking, beside the verifier's")
     resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace groups of equal rewards")
     max_length: PositiveInt = Field(default=256, description="tokens per packed row")
+    # A group of equal rewards teaches nothing, so the first one that differs would look like a spike.
+    spike_sigma: float | None = Field(default=None, gt=0, description="as elsewhere, but not unless asked for")
     test_cases: int = Field(default=100, ge=0, description="held-out prompts per task, answered num_generations times")
     suite: ChatSuite = ChatSuite()
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
@@ -212,6 +229,10 @@ class GrpoSpec(TrainConfig):
             raise ValueError("bnpo is the same as dapo here: losses are divided over the whole step; use dapo")
         if "per_device_train_batch_size" in self.model_fields_set:
             raise ValueError("per_device_train_batch_size has no effect: prompts_per_step and num_generations say it")
+        if self.batch_warmup_steps is not None:
+            raise ValueError("batch_warmup_steps has no effect: prompts_per_step says how much a step reads")
+        if self.parallel != "replicas":
+            raise ValueError(f"parallel: {self.parallel} cannot sample answers; grpo needs parallel: replicas")
         try:
             check_policy(self.loss_type, self.epsilon, self.epsilon_high, self.beta, self.max_completion_length)
         except RecipeError as error:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from luopan.objectives.config import AdvantageScale
 from luopan.rl.rollouts import Group, Prompt, Rollout, advantages
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.tokens.packing import best_fit_decreasing
+from luopan.train.ranks import gather_objects, rank, share
 
 Graded = tuple[Prompt, list[Rollout]]
 Reward = Callable[[Prompt, str, Completion], tuple[float | None, dict[str, float | None]]]
@@ -33,7 +34,12 @@ class Sampler(Protocol):
     """What is needed of the engine."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seed: int | None = None,
+        request_ids: Sequence[int] | None = None,
     ) -> list[Completion]: ...
 
 
@@ -53,7 +59,8 @@ class RolloutSettings:
 
 @dataclass
 class RolloutFeed:
-    """A `train.loop.Feed` that samples. `rank` and `world_size` share out the prompts of a step."""
+    """A `train.loop.Feed` that samples. The ranks share out the prompts of a step, tell each other what came of them,
+    and share out the rows that follow: what a step trains on does not depend on how many they are."""
 
     engine: Sampler
     decode: Callable[[Sequence[int]], str]
@@ -62,8 +69,7 @@ class RolloutFeed:
     settings: RolloutSettings
     folder: Path
     pad_id: int
-    rank: int = 0
-    world_size: int = 1
+    reads_weights: ClassVar[bool] = True
     figures: dict[str, float] = field(default_factory=dict)
     """Of the last step sampled: mean reward, its parts, lengths, dead groups, stop rate, sampling speed."""
 
@@ -82,7 +88,7 @@ class RolloutFeed:
 
     def _rounds(self, step: int) -> list[list[Graded]]:
         """What was sampled for a step: the prompts of the step, then replacements for dead groups, round by round."""
-        wanted = self.settings.prompts_per_step // self.world_size
+        wanted = self.settings.prompts_per_step
         rounds = [self._sample(self._draw(step, 0, wanted), step, 0)]
         for round_ in range(1, self.settings.resample_rounds + 1):
             missing = wanted - sum(not dead(group) for part in rounds for group in part)
@@ -104,20 +110,23 @@ class RolloutFeed:
         return ordered[: len(rounds[0])]
 
     def _draw(self, step: int, round_: int, count: int) -> list[Prompt]:
-        """`count` distinct prompts, a function of (seed, step, round, rank)."""
-        generator = np.random.default_rng([self.settings.seed, step, round_, self.rank])
+        """`count` distinct prompts, a function of (seed, step, round)."""
+        generator = np.random.default_rng([self.settings.seed, step, round_, 0])
         chosen = generator.choice(len(self.prompts), size=min(count, len(self.prompts)), replace=False)
         return [self.prompts[int(i)] for i in chosen]
 
     def _sample(self, prompts: Sequence[Prompt], step: int, round_: int) -> list[Graded]:
+        """Answers to all prompts; this rank samples and grades its share. What an answer draws is keyed by its number
+        among all, so it does not matter which rank it falls to."""
         each = self.settings.num_generations
-        asked = [prompt.input_ids for prompt in prompts for _ in range(each)]
-        seed = int(np.random.SeedSequence([self.settings.seed, step, round_, self.rank]).generate_state(1)[0])
-        completions = self.engine.generate(asked, self.settings.sampling, seed=seed)
-        return [
-            (prompt, [self._grade(prompt, completion) for completion in completions[i * each : (i + 1) * each]])
-            for i, prompt in enumerate(prompts)
-        ]
+        mine = share(range(len(prompts)))
+        asked = [prompts[number].input_ids for number in mine for _ in range(each)]
+        keys = [number * each + answer for number in mine for answer in range(each)]
+        seed = int(np.random.SeedSequence([self.settings.seed, step, round_, 0]).generate_state(1)[0])
+        completions = self.engine.generate(asked, self.settings.sampling, seed=seed, request_ids=keys) if asked else []
+        rollouts = [self._grade(prompts[key // each], done) for key, done in zip(keys, completions, strict=True)]
+        everything = [rollout for part in gather_objects(rollouts) for rollout in part]
+        return [(prompt, everything[i * each : (i + 1) * each]) for i, prompt in enumerate(prompts)]
 
     def _grade(self, prompt: Prompt, completion: Completion) -> Rollout:
         text = self.decode(completion.tokens)
@@ -136,15 +145,18 @@ class RolloutFeed:
         bins = best_fit_decreasing([len(doc.input_ids) for doc in docs], self.settings.max_length)
         rows = [[docs[i] for i in chosen] for chosen in bins]
         per = -(-len(rows) // self.settings.micro_batches)
-        parts = [rows[i : i + per] for i in range(0, len(rows), per)]
+        mine = share(rows)
+        parts = [mine[i : i + per] for i in range(0, len(mine), per)]
         return [collate(part, self.settings.max_length, self.pad_id) for part in parts]
 
     def _log(self, step: int, rounds: Sequence[Sequence[Graded]], trained: Sequence[Group]) -> None:
-        """Files per step, so that a resumed run writes over its own lines and never doubles them.
+        """Files per step, so that a resumed run writes over its own lines and never doubles them; rank 0 writes them.
 
         All that was sampled is written; `round` is 0 for the step's own prompts, and the advantages of a group that is
         not trained on are 0.
         """
+        if rank() != 0:
+            return
         known = {id(group.rollouts[0]): group for group in trained if group.rollouts}
         lines = []
         for number, part in enumerate(rounds):
@@ -152,12 +164,12 @@ class RolloutFeed:
                 group = known.get(id(rollouts[0])) or Group(prompt, tuple(rollouts), (0.0,) * len(rollouts))
                 lines.append(json.dumps({**group.record(step), "round": number}, ensure_ascii=False) + "\n")
         self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self.folder / f"step-{step:06d}.rank{self.rank}.jsonl", "".join(lines))
+        atomic_write_text(self.folder / f"step-{step:06d}.jsonl", "".join(lines))
         atomic_write_json(self.figures_file(step), self.figures)
 
     def figures_file(self, step: int) -> Path:
         """Where the figures of a step are kept: a resumed run logs its checkpoint's step again."""
-        return self.folder / f"figures-{step:06d}.rank{self.rank}.json"
+        return self.folder / f"figures-{step:06d}.json"
 
     def _figures(self, rounds: Sequence[Sequence[Graded]], seconds: float) -> dict[str, float]:
         first = [rollout for _, group in rounds[0] for rollout in group]

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 from luopan.artifacts import Artifact, atomic_write_json
 from luopan.train.progress import Progress
+from luopan.train.ranks import leader_first
 
 Inputs = Mapping[str, tuple[Artifact, ...]]
 
@@ -27,15 +28,22 @@ class Workspace:
     name: str
     seed: int
     progress: Progress
+    stop_at: float | None = None
+    """When to save and stop, in seconds of `time.monotonic`."""
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The JSON value of `name`, computed once per workspace: a resumed stage does not measure its start again."""
+        """The JSON value of `name`, computed once per workspace: a resumed stage does not measure its start again.
+
+        Of several processes rank 0 computes it, and all get it.
+        """
         file = self.path / f"{name}.json"
-        if file.is_file():
-            return json.loads(file.read_text(encoding="utf-8"))
-        value = compute()
-        atomic_write_json(file, value)
-        return value
+
+        def make() -> None:
+            if not file.is_file():
+                atomic_write_json(file, compute())
+
+        leader_first(make)
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 class Stage(Protocol):

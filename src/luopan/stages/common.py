@@ -13,14 +13,19 @@ from luopan.artifacts import Artifact
 from luopan.errors import RecipeError
 from luopan.model import hf
 from luopan.model.decoder import Decoder
+from luopan.recipe.specs import EpochConfig
 from luopan.report.data import Note, StageReport
+from luopan.stages.base import Workspace
 from luopan.tokens.chat import stop_ids
 from luopan.tokens.tokenizer import load_tokenizer, save_tokenizer
 from luopan.train.config import TrainConfig
 from luopan.train.device import pick_device, tune_allocator
-from luopan.train.loop import FitResult
+from luopan.train.loop import Feed, FitResult, Hook, LossFn, fit
+from luopan.train.ranks import leave_to_leader
+from luopan.train.schedule import steps_for_rows
 
 MODEL_PAYLOAD = ("model",)
+LONG = 1_000_000  # steps, where their number is not known yet
 
 
 @dataclass
@@ -53,7 +58,13 @@ def open_model(artifact: Artifact, device: torch.device) -> Chat:
 
 def save_model(chat: Chat, folder: Path) -> None:
     """Write `folder/model`: a Hugging Face folder with weights, configuration, tokenizer and chat template."""
-    hf.save(chat.model, folder / "model", eos_token_id=stop_ids(chat.tokenizer), pad_token_id=chat.pad_id)
+    hf.save(
+        chat.model,
+        folder / "model",
+        architecture="auto",  # our own form where no family of transformers' can express the model
+        eos_token_id=stop_ids(chat.tokenizer),
+        pad_token_id=chat.pad_id,
+    )
     save_tokenizer(chat.tokenizer, folder / "model")
 
 
@@ -62,14 +73,45 @@ def training_flops(model: Decoder, tokens: int, length: int) -> float:
     return float(model.config.flops_per_token(length)) * tokens
 
 
-def steps_for_epochs(rows: int, epochs: float, config_rows: int) -> int:
-    """Optimizer steps that see `rows` packed rows `epochs` times, `config_rows` rows a step; at least one."""
-    return max(1, round(rows * epochs / config_rows))
+def with_steps(spec: EpochConfig, rows: int) -> TrainConfig:
+    """The training configuration of a spec over so many packed rows: its steps, or those that make up its epochs."""
+    steps = spec.max_steps
+    if steps is None:
+        seen = rows * (spec.num_train_epochs or 1.0)
+        if spec.batch_warmup_steps is None:
+            steps = max(1, round(seen / spec.rows_per_step))
+        else:
+            steps = steps_for_rows(spec.with_steps(LONG), max(1, round(seen)))
+    return spec.with_steps(steps)
 
 
-def rows_per_step(spec: TrainConfig) -> int:
-    """Rows of one optimizer step on one device."""
-    return spec.per_device_train_batch_size * spec.gradient_accumulation_steps
+def train(
+    chat: Chat,
+    feed: Feed,
+    loss_fn: LossFn,
+    config: TrainConfig,
+    out: Workspace,
+    *,
+    seed: int | None = None,
+    hooks: Sequence[Hook] = (),
+    branch: Path | None = None,
+) -> FitResult:
+    """`fit` in a stage's folder, with its seed, progress and deadline. Of several processes rank 0 alone comes back."""
+    result = fit(
+        chat.model,
+        feed,
+        loss_fn,
+        config,
+        out.path,
+        device=chat.device,
+        seed=out.seed if seed is None else seed,
+        progress=out.progress,
+        hooks=hooks,
+        stop_at=out.stop_at,
+        branch=branch,
+    )
+    leave_to_leader()
+    return result
 
 
 def training_report(
@@ -95,6 +137,8 @@ def fit_metrics(result: FitResult) -> dict[str, Any]:
         "training_seconds": round(result.seconds, 2),
         "tokens_per_second": round(result.tokens / result.seconds, 1) if result.seconds else None,
         "skipped_steps": result.skipped_steps,
+        "rewinds": result.rewinds,
+        "expected_memory_bytes": result.expected_memory_bytes,
         "final_loss": result.last.get("loss"),
         "resumed_from": result.resumed_from,
     }

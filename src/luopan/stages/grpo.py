@@ -35,6 +35,7 @@ from luopan.stages.common import (
     open_model,
     save_model,
     start_device,
+    train,
     training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
@@ -52,7 +53,6 @@ from luopan.stages.measure import (
 from luopan.tokens.batch import Batch
 from luopan.tokens.chat import Conversation, encode_prompts
 from luopan.train.device import autocast
-from luopan.train.loop import fit
 from luopan.train.losses import policy_loss, token_scores
 
 # Nats on a token. Cached and full passes round differently; in bf16 that is in the second digit.
@@ -93,17 +93,9 @@ class Grpo:
             knobs["epsilon_high"] = spec.epsilon_high
         if spec.loss_type == "dr_grpo":
             knobs["max_completion_length"] = spec.max_completion_length
-        result = fit(
-            chat.model,
-            source,
-            partial(policy_loss, temperature=spec.temperature, entropy=True, **knobs),
-            spec,
-            out.path,
-            device=device,
-            seed=out.seed,
-            progress=out.progress,
-            hooks=[rollout_figures(feed, spec.logging_steps, spec.max_steps)],
-        )
+        loss = partial(policy_loss, temperature=spec.temperature, entropy=True, **knobs)
+        hooks = [rollout_figures(feed, spec.logging_steps, spec.max_steps)]
+        result = train(chat, source, loss, spec, out, hooks=hooks)
         after = {**suite_after(out.path, chat, spec.suite), **sampled_accuracy(spec, chat)}
         save_model(chat, out.path)
         figures = _figures(spec, before, after, result.last)
@@ -228,6 +220,8 @@ def rollout_figures(feed: RolloutFeed, every: int, last: int) -> Callable[[int, 
 class WithReference:
     """A feed whose batches also carry the reference's log-probabilities (beta > 0)."""
 
+    reads_weights = True
+
     def __init__(self, feed: RolloutFeed, reference: Decoder, spec: GrpoSpec, device: torch.device) -> None:
         self.feed, self.reference, self.spec, self.device = feed, reference, spec, device
 
@@ -238,9 +232,9 @@ class WithReference:
     @torch.no_grad()
     def _scored(self, batch: Batch) -> Batch:
         with autocast(self.device, self.spec.precision):
-            logprobs, _, places = token_scores(self.reference, batch.to(self.device), self.spec.temperature)
+            scores = token_scores(self.reference, batch.to(self.device), self.spec.temperature)
         column = torch.zeros(batch.input_ids.numel())
-        column[places.cpu()] = logprobs.float().cpu()
+        column[scores.places.cpu()] = scores.logprobs.cpu()
         return replace(batch, per_token={**batch.per_token, "reference_logprobs": column.view_as(batch.input_ids)})
 
 
@@ -251,11 +245,16 @@ class PreciseEngine:
         self.engine, self.device, self.precision = engine, device, precision
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seed: int | None = None,
+        request_ids: Sequence[int] | None = None,
     ) -> list[Completion]:
         """As `Engine.generate`."""
         with autocast(self.device, self.precision):
-            return self.engine.generate(prompts, params, seed=seed)
+            return self.engine.generate(prompts, params, seed=seed, request_ids=request_ids)
 
 
 @torch.no_grad()
@@ -271,9 +270,9 @@ def assert_ratio_is_one(chat: Chat, feed: RolloutFeed, spec: GrpoSpec, out: Work
     tolerance = RATIO_TOLERANCE[torch.bfloat16 if half else torch.float32]
     for batch in feed.micro_batches(0):
         with autocast(chat.device, spec.precision):
-            logprobs, _, places = token_scores(chat.model, batch.to(chat.device), spec.temperature)
-        sampled = batch.per_token["old_logprobs"].flatten()[places.cpu()]
-        worst = float((logprobs.float().cpu() - sampled).abs().max())
+            scores = token_scores(chat.model, batch.to(chat.device), spec.temperature)
+        sampled = batch.per_token["old_logprobs"].flatten()[scores.places.cpu()]
+        worst = float((scores.logprobs.cpu() - sampled).abs().max())
         if worst > tolerance:
             raise TrainingError(
                 f"engine and trainer disagree by {worst:.2g} nats on a token before the first update",

@@ -7,6 +7,7 @@ else (forgetting).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +25,9 @@ from luopan.stages.common import (
     Chat,
     fit_metrics,
     open_model,
-    rows_per_step,
     save_model,
     start_device,
+    train,
     training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
@@ -43,8 +44,8 @@ from luopan.stages.text import (
     text_bits,
 )
 from luopan.tokens.rows import TokenRows
-from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss
+from luopan.train.schedule import first_row
 
 
 class Midtrain:
@@ -78,10 +79,8 @@ class Midtrain:
         # The model as it came, at the new length: what it can do beyond the length it was trained with.
         before = out.remember("before", lambda: measure(_as_it_came(inputs["model"][0], spec, device)))
         rows = TokenRows(shards, weights, spec.sequence_length, out.seed)
-        feed = TextFeed(rows, spec.per_device_train_batch_size, spec.gradient_accumulation_steps)
-        result = fit(
-            chat.model, feed, causal_lm_loss, spec, out.path, device=device, seed=out.seed, progress=out.progress
-        )
+        loss = partial(causal_lm_loss, z_loss_coef=spec.z_loss_coef)
+        result = train(chat, TextFeed(rows, spec), loss, spec, out)
         after = measure(chat)
         save_model(chat, out.path)
         figures = _figures(spec, before, after, pretrained)
@@ -98,7 +97,7 @@ class Midtrain:
                 figures=figures,
                 pictures=[
                     position_chart(before["positions"], after["positions"], pretrained, (chat.origin, out.name)),
-                    mixture_picture(rows.order.consumed(result.steps * rows_per_step(spec))),
+                    mixture_picture(rows.order.consumed(first_row(spec, result.steps))),
                 ],
             ),
         )

@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from luopan.tokens.batch import Batch, collate
 from luopan.tokens.example import Example
-from luopan.tokens.order import PackedOrder, sequence_numbers
+from luopan.tokens.order import PackedOrder
 from luopan.tokens.packing import best_fit_decreasing
+from luopan.train.config import TrainConfig
+from luopan.train.ranks import rank as own_rank
+from luopan.train.ranks import world_size as ranks_in_all
+from luopan.train.shares import micro_batch_rows, step_rows
 
 
 @dataclass
 class PackedFeed:
     """A `train.loop.Feed` over packed rows of at most `length` tokens; a function of (seed, step) alone.
+    `rank` of `world_size` takes its share.
 
     `count_pairs`: documents carry a `pair` number within their row, which becomes one within the batch. (A batch that
     spans two epochs may hold a row twice; its pairs must stay apart.)
     """
 
+    prefetchable: ClassVar[bool] = True  # it reads no weights
+
     rows: Sequence[Sequence[Example]]
     length: int
     pad_id: int
-    per_device: int
-    accumulation: int
+    config: TrainConfig
     seed: int
     count_pairs: bool = False
-    rank: int = 0
-    world_size: int = 1
+    rank: int = field(default_factory=own_rank)
+    world_size: int = field(default_factory=ranks_in_all)
 
     def __post_init__(self) -> None:
         self._order = PackedOrder(len(self.rows), self.seed)
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        """The `accumulation` micro-batches of this rank in `step`."""
-        return [self._batch(step, micro) for micro in range(self.accumulation)]
+        """The micro-batches of this rank in `step`."""
+        return [self._batch(numbers) for numbers in micro_batch_rows(self.config, step, self.rank, self.world_size)]
 
-    def _batch(self, step: int, micro: int) -> Batch:
-        numbers = sequence_numbers(
-            step,
-            per_device=self.per_device,
-            accumulation=self.accumulation,
-            micro=micro,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+    def describe(self, step: int) -> list[str]:
+        """What all ranks read in `step`: "packed row 17", and how its first document begins, in tokens."""
+        rows = [self._order.row(number) for number in step_rows(self.config, step)]
+        return [f"packed row {row}: {list(self.rows[row][0].input_ids[:12])}" for row in rows]
+
+    def _batch(self, numbers: Sequence[int]) -> Batch:
         rows = [self.rows[self._order.row(n)] for n in numbers]
         if self.count_pairs:
             rows = [[_in_batch(doc, place) for doc in row] for place, row in enumerate(rows)]

@@ -31,11 +31,11 @@ from luopan.stages.common import (
     check_length,
     fit_metrics,
     open_model,
-    rows_per_step,
     save_model,
     start_device,
-    steps_for_epochs,
+    train,
     training_report,
+    with_steps,
 )
 from luopan.stages.conversations import by_reason, odd_columns
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
@@ -55,7 +55,6 @@ from luopan.tokens.batch import collate
 from luopan.tokens.chat import Conversation, encode_chats, encode_prompts
 from luopan.tokens.example import Example
 from luopan.train.device import autocast
-from luopan.train.loop import fit
 from luopan.train.losses import preference_loss, sequence_logprobs
 
 EncodedPair = tuple[Example, Example]
@@ -82,8 +81,8 @@ class Preference:
         chat = open_model(inputs["model"][0], device)
         check_length(spec.max_length, chat)
         aside: list[tuple[str, str]] = []
-        train, test = _pairs(spec, out.seed, aside)
-        train_pairs = encode_pairs(chat, train, spec.max_length, aside)
+        learned, test = _pairs(spec, out.seed, aside)
+        train_pairs = encode_pairs(chat, learned, spec.max_length, aside)
         test_pairs = encode_pairs(chat, test, spec.max_length, aside)
         if aside:
             out.progress.note(f"{len(aside)} rows are set aside, such as {aside[0][0]}: {aside[0][1]}")
@@ -98,26 +97,9 @@ class Preference:
             },
         )
         rows = pack_pairs(_with_reference(train_pairs, reference), 2 * spec.max_length)
-        steps = spec.max_steps or steps_for_epochs(len(rows), spec.num_train_epochs or 1.0, rows_per_step(spec))
-        feed = PackedFeed(
-            rows,
-            2 * spec.max_length,
-            chat.pad_id,
-            spec.per_device_train_batch_size,
-            spec.gradient_accumulation_steps,
-            out.seed,
-            count_pairs=True,
-        )
-        result = fit(
-            chat.model,
-            feed,
-            partial(preference_loss, **knobs_of(spec)),
-            spec.with_steps(steps),
-            out.path,
-            device=device,
-            seed=out.seed,
-            progress=out.progress,
-        )
+        config = with_steps(spec, len(rows))
+        feed = PackedFeed(rows, 2 * spec.max_length, chat.pad_id, config, out.seed, count_pairs=True)
+        result = train(chat, feed, partial(preference_loss, **knobs_of(spec)), config, out)
         after = {
             "suite": suite_after(out.path, chat, spec.suite),
             **_measure(chat, spec, test_pairs, test_reference),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from luopan.errors import RecipeError
@@ -14,9 +16,9 @@ from luopan.stages.common import (
     MODEL_PAYLOAD,
     Chat,
     fit_metrics,
-    rows_per_step,
     save_model,
     start_device,
+    train,
     training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
@@ -32,8 +34,9 @@ from luopan.stages.text import (
 )
 from luopan.tokens.rows import TokenRows
 from luopan.tokens.tokenizer import load_tokenizer
-from luopan.train.loop import fit
+from luopan.train.checkpoint import checkpoint_path, steps_saved
 from luopan.train.losses import causal_lm_loss
+from luopan.train.schedule import first_row
 
 BIGRAM_BYTES = 4_000_000
 
@@ -77,9 +80,10 @@ class Pretrain:
             }
 
         before = out.remember("before", baselines)
-        rows = TokenRows(shards, weights, spec.sequence_length, out.seed)
-        feed = TextFeed(rows, spec.per_device_train_batch_size, spec.gradient_accumulation_steps)
-        result = fit(model, feed, causal_lm_loss, spec, out.path, device=device, seed=out.seed, progress=out.progress)
+        data_seed, branch = branched(spec, inputs, out.seed)
+        rows = TokenRows(shards, weights, spec.sequence_length, data_seed)
+        loss = partial(causal_lm_loss, z_loss_coef=spec.z_loss_coef)
+        result = train(chat, TextFeed(rows, spec), loss, spec, out, branch=branch)
         after = _seen(text_bits(chat, corpus, spec.eval_bytes, spec.sequence_length), shards)
         save_model(chat, out.path)
         bigram = before["bigram"]
@@ -96,14 +100,32 @@ class Pretrain:
                 figures=figures,
                 pictures=[
                     against_bigram(out.name, after, bigram),
-                    mixture_picture(rows.order.consumed(result.steps * rows_per_step(spec))),
+                    mixture_picture(rows.order.consumed(first_row(spec, result.steps))),
                 ],
             ),
         )
         return metrics_of(
             figures, **fit_metrics(result), bigram_bits_per_byte=bigram, bits_per_byte=after,
-            parameters=spec.model.num_parameters(),
+            parameters=spec.model.num_parameters(), data_seed=data_seed,
         )  # fmt: skip
+
+
+def branched(spec: PretrainSpec, inputs: Inputs, seed: int) -> tuple[int, Path | None]:
+    """The seed of the data order, and the checkpoint to begin from, if there is one: a branch reads on in the order of
+    the run that it leaves, so that under the same mixture nothing is read twice."""
+    if spec.branch is None:
+        return seed, None
+    base = inputs["branch"][0]
+    folder = base.path / "checkpoints"
+    if spec.branch_step is not None:
+        folder = checkpoint_path(folder, spec.branch_step)
+        if not folder.is_dir():
+            kept = ", ".join(str(step) for step in steps_saved(base.path / "checkpoints"))
+            raise RecipeError(
+                f"stage {spec.branch} kept no checkpoint of step {spec.branch_step}",
+                hint=f"It has those of {kept or 'no step'}; keep_every_steps keeps more.",
+            )
+    return int(base.manifest.metrics["data_seed"]), folder
 
 
 def against_bigram(name: str, bits: dict[str, float], bigram: dict[str, float]) -> BarChart:

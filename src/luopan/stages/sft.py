@@ -16,11 +16,11 @@ from luopan.stages.common import (
     check_length,
     fit_metrics,
     open_model,
-    rows_per_step,
     save_model,
     start_device,
-    steps_for_epochs,
+    train,
     training_report,
+    with_steps,
 )
 from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_note, set_aside_report
 from luopan.stages.handover import file_fingerprint, metrics_of, write_report
@@ -29,8 +29,9 @@ from luopan.stages.packed import PackedFeed
 from luopan.stages.text import forgetting_figures, text_bits
 from luopan.tokens.packing import pack, padding_share
 from luopan.tokens.show import render_mask
-from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss
+from luopan.train.ranks import leader_first
+from luopan.train.schedule import first_row
 
 HEADLINE = ("skills, mean", "stop rate", "thinks when asked", "silent when not")
 
@@ -64,40 +65,23 @@ class Sft:
         )
         if note := set_aside_note(data):
             out.progress.note(note)
-        write_trained_sample(data, chat.tokenizer, out)
+        leader_first(lambda: write_trained_sample(data, chat.tokenizer, out))
 
         def measure(suite: dict[str, Any]) -> dict[str, Any]:
             bits = text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
             return {"suite": suite, "bits": bits}
 
         rows = pack(data.examples, spec.max_length, packing=spec.packing)
-        steps = spec.max_steps or steps_for_epochs(len(rows), spec.num_train_epochs or 1.0, rows_per_step(spec))
-        config = spec.with_steps(steps)
+        config = with_steps(spec, len(rows))
         source = inputs["model"][0]
         before = out.remember("before", lambda: measure(suite_of(source, chat, spec.suite)))
-        feed = PackedFeed(
-            rows,
-            spec.max_length,
-            chat.pad_id,
-            spec.per_device_train_batch_size,
-            spec.gradient_accumulation_steps,
-            out.seed,
-        )
-        result = fit(
-            chat.model,
-            feed,
-            causal_lm_loss,
-            config,
-            out.path,
-            device=device,
-            seed=out.seed,
-            progress=out.progress,
-        )
+        feed = PackedFeed(rows, spec.max_length, chat.pad_id, config, out.seed)
+        result = train(chat, feed, causal_lm_loss, config, out)
         after = measure(suite_after(out.path, chat, spec.suite))
         save_model(chat, out.path)
         figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
         figures += forgetting_figures(before["bits"], after["bits"])
-        epochs = steps * rows_per_step(spec) / len(rows)
+        epochs = first_row(config, config.max_steps) / len(rows)
         report = training_report(
             "sft",
             out.name,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from luopan.artifacts import Artifact
 from luopan.corpus.store import read_texts
@@ -18,9 +18,14 @@ from luopan.stages.common import Chat
 from luopan.tokens.batch import Batch
 from luopan.tokens.chat import encode_texts
 from luopan.tokens.example import Ids
-from luopan.tokens.order import Consumed, sequence_numbers
+from luopan.tokens.order import Consumed
 from luopan.tokens.rows import TokenRows
 from luopan.tokens.shards import TokenShards, write_shards
+from luopan.train.config import TrainConfig
+from luopan.train.ranks import leader_first
+from luopan.train.ranks import rank as own_rank
+from luopan.train.ranks import world_size as ranks_in_all
+from luopan.train.shares import micro_batch_rows, step_rows
 
 TRAIN = "corpus/train.parquet"
 HELD_OUT = "corpus/held_out.parquet"
@@ -41,43 +46,43 @@ def _card(corpus: Artifact) -> dict[str, Any]:
 
 @dataclass
 class TextFeed:
-    """A `train.loop.Feed` over token shards; a function of (seed, step) alone."""
+    """A `train.loop.Feed` over token shards; a function of (seed, step) alone. Each rank takes its share of a step."""
+
+    prefetchable: ClassVar[bool] = True  # it reads no weights
 
     rows: TokenRows
-    per_device: int
-    accumulation: int
-    rank: int = 0
-    world_size: int = 1
+    config: TrainConfig
+    rank: int = field(default_factory=own_rank)
+    world_size: int = field(default_factory=ranks_in_all)
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        """The `accumulation` micro-batches of this rank in `step`."""
+        """The micro-batches of this rank in `step`."""
+        parts = micro_batch_rows(self.config, step, self.rank, self.world_size)
+        return [self.rows.batch(numbers) for numbers in parts]
+
+    def describe(self, step: int) -> list[str]:
+        """What all ranks read in `step`: "source: document 17, tokens 0 to 512" for each piece of a document."""
+        plans = [self.rows.order.row(number) for number in step_rows(self.config, step)]
         return [
-            self.rows.batch(
-                sequence_numbers(
-                    step,
-                    per_device=self.per_device,
-                    accumulation=self.accumulation,
-                    micro=micro,
-                    rank=self.rank,
-                    world_size=self.world_size,
-                )
-            )
-            for micro in range(self.accumulation)
+            f"{plan.source}: document {piece.document}, tokens {piece.start} to {piece.stop}"
+            for plan in plans
+            for piece in plan.pieces
         ]
 
 
 def shard_corpus(
     corpus: Artifact, tokenizer: Any, folder: Path, weights: Mapping[str, float]
 ) -> dict[str, TokenShards]:
-    """One shard folder per source with a weight; those that are there already are kept."""
-    shards = {}
-    for name in weights:
-        place = folder / name
-        if not (place / "index.json").is_file():
-            texts = read_texts(corpus.file(TRAIN), name)
-            write_shards(token_ids(tokenizer, texts), place, len(tokenizer), tokenizer.eos_token_id)
-        shards[name] = TokenShards(place)
-    return shards
+    """One shard folder per source with a weight; those that are there already are kept. Rank 0 writes for all."""
+
+    def write() -> None:
+        for name in weights:
+            if not (folder / name / "index.json").is_file():
+                texts = read_texts(corpus.file(TRAIN), name)
+                write_shards(token_ids(tokenizer, texts), folder / name, len(tokenizer), tokenizer.eos_token_id)
+
+    leader_first(write)
+    return {name: TokenShards(folder / name) for name in weights}
 
 
 def mixture_weights(corpus: Artifact, mixture: Mapping[str, float] | None) -> dict[str, float]:
