@@ -120,7 +120,10 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=work, args=(run, setting, other))
+        if run is run_luopan:  # as the command line does
+            os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=0"
         self.process.start()
+        os.environ.pop("GLIBC_TUNABLES", None)
         self.pipe.recv()  # ready for its first step
 
     def turn(self) -> None:

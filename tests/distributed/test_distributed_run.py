@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_toys import environment
+from rank_toys import environment, start
 from safetensors.torch import load_file
 
 from luopan.artifacts import verify
@@ -62,7 +62,8 @@ def test_every_stage_is_made_once_and_whole(runs: tuple[Path, Path, str], stage:
     one, two, said = runs
     verify(two / "smoke" / stage)
     assert not list((two / "smoke").glob("*.partial"))
-    assert manifest(one, stage)["identity"] == manifest(two, stage)["identity"]
+    if stage in ("curate", "tokenizer", "pretrain"):  # what comes after depends on the weights, to the bit
+        assert manifest(one, stage)["identity"] == manifest(two, stage)["identity"]
     assert said.count(f"{stage}: done") == 1, said  # rank 0 alone speaks
 
 
@@ -91,3 +92,15 @@ def test_two_go_on_where_one_was(runs: tuple[Path, Path, str], tmp_path: Path) -
     words = ["-m", "luopan", "run", "smoke", "--until", "grpo", *SMALLER, "--runs", str(two)]
     done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_deadline_stops_all_ranks_and_srun_would_see_75(tmp_path: Path) -> None:
+    long = ["-m", "luopan", "run", "smoke", "pretrain.max_steps=100000", "--runs", str(tmp_path), "--stop-after", "15s"]
+    children = start(long, ranks=2)
+    said = [child.communicate(timeout=120) for child in children]
+    codes = [child.returncode for child in children]
+    assert codes[0] == max(codes) == 75, said
+    assert "Traceback" not in said[0][1] + said[1][1]
+    if (tmp_path / "smoke" / "pretrain.partial").exists():  # else the machine was too slow to begin with it
+        assert codes == [75, 75]
+        assert len(list((tmp_path / "smoke" / "pretrain.partial" / "checkpoints").iterdir())) >= 1

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,10 +35,29 @@ from luopan.train.tracking import read_metrics
 
 VOCAB, LENGTH, STEPS, SAVE_STEPS = 32, 24, 20, 4
 NO_WAIT = os.WEXITED | os.WNOHANG | os.WNOWAIT
-KINDS = ("causal_lm", "preference", "policy")
+KINDS = ("causal_lm", "everything", "preference", "policy")
+# Whatever else has a state: experts with a balance of their own, momentum, averages, a growing batch, a noise scale.
+EVERYTHING = {
+    "optim": "muon",
+    "ema_decay": 0.9,
+    "batch_warmup_steps": 6,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "critical_batch_probe": True,
+    "lr_scheduler_type": "cosine",
+}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 8,
+    "mlp_only_layers": (0,),
+    "router_aux_loss_coef": 0.01,
+    "router_bias_update_rate": 0.01,
+}
 
 
-def tiny_model() -> Decoder:
+def tiny_model(**more: Any) -> Decoder:
     config = ModelConfig(
         vocab_size=VOCAB,
         hidden_size=16,
@@ -46,6 +66,7 @@ def tiny_model() -> Decoder:
         num_attention_heads=2,
         max_position_embeddings=LENGTH,
         tie_word_embeddings=True,
+        **more,
     )
     model = Decoder(config)
     model.reset_parameters(3)
@@ -120,14 +141,19 @@ class SamplingFeed:
 def sitting(kind: str, folder: Path, progress: SilentProgress | None = None) -> Decoder:
     """One `fit` from wherever `folder` stands to the end."""
     torch.set_num_threads(1)
-    model = tiny_model()
-    feed = {"causal_lm": CausalFeed, "preference": PairFeed, "policy": lambda: SamplingFeed(model)}[kind]()
+    model = tiny_model(**(EXPERTS if kind == "everything" else {}))
+    feeds = {"preference": PairFeed, "policy": lambda: SamplingFeed(model)}
+    feed = feeds.get(kind, CausalFeed)()
     loss = {
         "causal_lm": causal_lm_loss,
+        "everything": functools.partial(causal_lm_loss, z_loss_coef=1e-3),
         "preference": functools.partial(preference_loss, beta=0.1, nll_coef=0.1),
         "policy": functools.partial(policy_loss, epsilon=0.2, loss_type="dapo"),
     }[kind]
-    config = TrainConfig(learning_rate=1e-2, max_steps=STEPS, save_steps=SAVE_STEPS, logging_steps=3, warmup_steps=2)
+    more: dict[str, Any] = EVERYTHING if kind == "everything" else {}
+    config = TrainConfig(
+        learning_rate=1e-2, max_steps=STEPS, save_steps=SAVE_STEPS, logging_steps=3, warmup_steps=2, **more
+    )
     fit(model, feed, loss, config, folder, device="cpu", seed=11, progress=progress or SilentProgress())
     return model
 
@@ -159,42 +185,54 @@ def forked_sitting(kind: str, folder: Path, linger: float | None) -> bool:
     return not os.WIFSIGNALED(status)
 
 
-def main(root: Path, seed: int) -> None:
-    """For each kind of loss: one run left alone, one killed again and again; prints after which steps it went on."""
+def main(root: Path, seed: int, kills: int) -> None:
+    """For each kind of loss: one run left alone, and others killed again and again until `kills` kills were survived.
+
+    Prints after which steps they went on, run by run.
+    """
     import torch.distributed.checkpoint  # noqa: F401 (imported once, before the forks)
 
     rng = random.Random(seed)
-    resumed: dict[str, list[int]] = {}
+    resumed: dict[str, list[list[int]]] = {}
     for kind in KINDS:
         began = time.perf_counter()
         assert forked_sitting(kind, root / f"{kind}-alone", None)
         between_saves = (time.perf_counter() - began) * SAVE_STEPS / STEPS
-        folder, resumed[kind] = root / f"{kind}-killed", []
-        linger = 0.0  # the first kill comes at once, so that it surely comes before the end
-        while not forked_sitting(kind, folder, linger):
-            resumed[kind] += steps_saved(folder / "checkpoints")[-1:]
-            linger = rng.uniform(0, 1.5 * between_saves)
+        resumed[kind] = []
+        while sum(map(len, resumed[kind])) < kills:
+            folder = root / f"{kind}-killed-{len(resumed[kind])}"
+            went_on: list[int] = []
+            linger = 0.0  # the first kill comes at once, so that it surely comes before the end
+            while not forked_sitting(kind, folder, linger):
+                went_on += steps_saved(folder / "checkpoints")[-1:]
+                linger = rng.uniform(0, 1.5 * between_saves)
+            resumed[kind].append(went_on)
     print(json.dumps(resumed))
 
 
-def test_killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_and_resumed_equals_never_killed(tmp_path: Path, kills: int) -> None:
     seed = random.SystemRandom().randrange(2**31)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(tmp_path), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    command = [sys.executable, __file__, str(tmp_path), str(seed), str(kills)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100 * kills, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     resumed = json.loads(done.stdout)
     for kind in KINDS:
-        alone, killed = tmp_path / f"{kind}-alone", tmp_path / f"{kind}-killed"
-        assert any(0 < step < STEPS for step in resumed[kind]), f"seed {seed}: {resumed}"
-        assert (alone / "final.bin").read_bytes() == (killed / "final.bin").read_bytes(), f"{kind}, seed {seed}"
-        timeless = [without_times(line) for line in read_metrics(killed)]
-        assert timeless == [without_times(line) for line in read_metrics(alone)], f"{kind}, seed {seed}"
-        assert [line["step"] for line in timeless] == [3, 6, 9, 12, 15, 18, 20]
+        assert sum(map(len, resumed[kind])) >= kills
+        assert any(0 < step < STEPS for run in resumed[kind] for step in run), f"seed {seed}: {resumed}"
+        alone = tmp_path / f"{kind}-alone"
+        for number in range(len(resumed[kind])):
+            killed = tmp_path / f"{kind}-killed-{number}"
+            assert (alone / "final.bin").read_bytes() == (killed / "final.bin").read_bytes(), f"{kind}, seed {seed}"
+            timeless = [without_times(line) for line in read_metrics(killed)]
+            assert timeless == [without_times(line) for line in read_metrics(alone)], f"{kind}, seed {seed}"
+            assert [line["step"] for line in timeless] == [3, 6, 9, 12, 15, 18, 20]
 
 
 def without_times(line: dict) -> dict:
-    return {k: v for k, v in line.items() if k not in ("seconds", "feed_seconds", "tokens_per_second")}
+    timed = ("seconds", "feed_seconds", "tokens_per_second", "memory_bytes", "alarms")
+    return {k: v for k, v in line.items() if k not in timed}
 
 
 class Killed(BaseException):
@@ -276,4 +314,4 @@ def test_when_every_checkpoint_is_damaged_it_starts_anew_and_says_so(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

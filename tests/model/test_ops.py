@@ -65,3 +65,27 @@ def test_half_precision_takes_the_stock_way() -> None:
     assert ops.rms_norm(x, weight, 1e-6).dtype == torch.bfloat16
     cos = torch.ones(1, 3, 1, 4)
     torch.testing.assert_close(ops.rotate(x, cos, torch.zeros_like(cos)), x)
+
+
+def test_swiglu() -> None:
+    inputs = [_random(3, 7, 16), _random(3, 7, 16, seed=1)]
+    _same(ops.swiglu, lambda gate, up: F.silu(gate) * up, inputs, (3, 7, 16))
+
+
+def test_swiglu_keeps_its_two_inputs_alone() -> None:
+    gate, up = _random(3, 16), _random(3, 16, seed=1)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):  # type: ignore[func-returns-value]
+        ops.swiglu(gate, up)
+    assert sorted(kept) == sorted([gate.data_ptr(), up.data_ptr()])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 33), (341, 5000), (2, 70_001)])
+def test_log_softmax_in_place_gives_the_same_bits(shape: tuple[int, int]) -> None:
+    """torch does not promise that its kernel may write over what it reads: a release that breaks it must be noticed."""
+    logits = 20 * _random(*shape, grad=False)
+    expected = torch.log_softmax(logits, -1)
+    memory = logits.data_ptr()
+    got = ops.log_softmax_(logits)
+    assert torch.equal(got, expected) and got.data_ptr() == memory
+    assert torch.equal(ops.log_softmax_(expected.t().contiguous().t()), torch.log_softmax(expected, -1))

@@ -89,7 +89,7 @@ def test_recompute_changes_no_bit_and_saves_memory(option: str) -> None:
         results, sizes[mode], again[mode] = _step(model)
         assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True)), mode
     # Measured with torch 2.13 on a plain model: 8.3, 4.8 and 0.8 MB.
-    assert sizes["selective"] < 0.65 * most
+    assert sizes["selective"] < 0.7 * most
     assert sizes["full"] < 0.15 * most
     # Scores, where they are computed one by one, are a product that "selective" does compute again.
     assert again["selective"] == products if option != "sinks and caps" else again["selective"] < again["full"]

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from luopan.train.ranks import (
     rank,
     share,
     sum_over_ranks,
+    unused,
     world_size,
 )
 from luopan.train.tracking import read_metrics
@@ -132,6 +135,29 @@ def test_a_single_process_is_rank_0_of_1() -> None:
     assert done == ["written"] and gather_objects("mine") == ["mine"] and from_leader("mine") == "mine"
     with processes():  # without a launcher there is nothing to connect
         assert world_size() == 1
+
+
+def test_processes_that_are_started_again_do_not_meet_the_dead() -> None:
+    store = dist.HashStore()
+    earlier: list[dist.Store] = []
+    for _ in range(3):  # the same store each time, as torchrun keeps it
+        with ThreadPoolExecutor(3) as ranks:
+            parts = [ranks.submit(unused, store, number, 3) for number in (2, 1, 0)]
+            found = [part.result(timeout=20) for part in parts]
+        found[0].set("address", "of this time")
+        assert all(part.get("address") == b"of this time" for part in found)
+        stale = [part for part in earlier if part.get("address") == b"of this time"]
+        assert not stale
+        found[0].set("address", "of the dead")
+        earlier += found
+    with ThreadPoolExecutor(2) as ranks:  # rank 1 has died before, and left its question
+        store.set("luopan/asked/1", "a word of the dead")
+        leader = ranks.submit(unused, store, 0, 2)
+        time.sleep(0.2)
+        assert not leader.done()
+        other = ranks.submit(unused, store, 1, 2)
+        leader.result(timeout=20).set("x", "1")
+        assert other.result(timeout=20).get("x") == b"1"
 
 
 def test_only_a_lost_connection_is_taken_for_a_lost_process() -> None:

@@ -85,6 +85,15 @@ def test_rounding_of_a_loss_that_stands_still_is_no_spike() -> None:
     assert feed(one, [2.2]) == [1]
 
 
+def test_the_first_gradient_after_many_steps_without_one_is_no_spike() -> None:
+    """On policy, steps whose answers are all worth the same have loss and gradient zero, by the hundred."""
+    one = guard()
+    assert feed(one, [0.0] * 30 + [0.1, 0.2], [0.0] * 30 + [1.0, 0.5]) == [0] * 32
+    assert int(one.good) == 2
+    feed(one, [0.1, 0.2], [1.0, 0.5])
+    assert feed(one, [0.1], [9.0]) == [1]
+
+
 def test_the_window_forgets_what_is_older() -> None:
     one = guard(spike_sigma=3.0)
     feed(one, [100.0, 1.0, 100.0, 1.0] * 2)  # a wild beginning: 50.5 + 3 * 49.5 is the limit

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from luopan.model.ops import input_gradient, product
+from luopan.model.ops import input_gradient, log_softmax_, product
 from luopan.model.pieces import piece_rows
 
 
@@ -55,25 +55,12 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, z_loss_coef: float
     ) -> tuple[Tensor, Tensor]:
-        gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
+        ctx.gradients = gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
         total, squares = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
         for part, chosen in _pieces(hidden, targets, weight):
-            logits, slope = _logits(part, weight, 1.0, softcap)
-            # log_softmax keeps no normaliser; it is what was taken off any logit.
-            first = logits[:, 0].clone() if z_loss_coef else None
-            logprobs = torch.log_softmax(logits, -1)
-            total -= logprobs.gather(1, chosen).sum()
-            lse = None
-            if first is not None:
-                lse = first - logprobs[:, 0]
-                squares += lse.square().sum()
-            if gradients.wanted:
-                grad = logprobs.exp_()
-                if lse is not None:
-                    grad.mul_((1 + 2 * z_loss_coef * lse)[:, None])
-                grad.scatter_add_(1, chosen, grad.new_full(chosen.shape, -1.0))
-                gradients.add(part, grad if slope is None else grad.mul_(slope))
-        ctx.gradients = gradients
+            loss, square = _piece_loss(part, chosen, weight, softcap, z_loss_coef, gradients)
+            total += loss
+            squares += square
         ctx.mark_non_differentiable(squares)
         return total + z_loss_coef * squares, squares
 
@@ -84,6 +71,28 @@ class _CrossEntropy(torch.autograd.Function):
         return hidden, weight, None, None, None
 
 
+def _piece_loss(
+    part: Tensor, chosen: Tensor, weight: Tensor, softcap: float | None, z_loss_coef: float, gradients: _Gradients
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and sum of lse^2 of one piece, whose gradients are added to the others'.
+
+    A function of its own, so that a piece's logits are gone before the next one's are made.
+    """
+    logits, slope = _logits(part, weight, 1.0, softcap)
+    # log_softmax keeps no normaliser; it is what was taken off any logit.
+    first = logits[:, 0].clone() if z_loss_coef else None
+    logprobs = log_softmax_(logits)
+    loss = -logprobs.gather(1, chosen).sum()
+    lse = None if first is None else first - logprobs[:, 0]
+    if gradients.wanted:
+        grad = logprobs.exp_()
+        if lse is not None:
+            grad.mul_((1 + 2 * z_loss_coef * lse)[:, None])
+        grad.scatter_add_(1, chosen, grad.new_full(chosen.shape, -1.0))
+        gradients.add(part, grad if slope is None else grad.mul_(slope))
+    return loss, torch.zeros_like(loss) if lse is None else lse.square().sum()
+
+
 class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -92,17 +101,12 @@ class _LogProbs(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, targets)
         ctx.scale, ctx.softcap = scale, softcap
         ctx.autocast = torch.is_autocast_enabled(hidden.device.type), torch.get_autocast_dtype(hidden.device.type)
-        found, entropies = [], []
-        for part, chosen in _pieces(hidden, targets, weight):
-            logits, _ = _logits(part, weight, scale, softcap)
-            logprobs = torch.log_softmax(logits, -1)
-            found.append(logprobs.gather(1, chosen).squeeze(1))
-            if entropy:
-                entropies.append(-(logprobs.exp() * logprobs).sum(-1))
+        pieces = _pieces(hidden, targets, weight)
+        found = [_piece_scores(part, chosen, weight, scale, softcap, entropy) for part, chosen in pieces]
         none = hidden.new_zeros(0, dtype=torch.float32)
-        second = torch.cat(entropies) if entropies else none
-        ctx.mark_non_differentiable(second)
-        return torch.cat(found) if found else none.clone(), second
+        logprobs, entropies = (torch.cat([none, *(one[i] for one in found)]) for i in (0, 1))
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
 
     @staticmethod
     @once_differentiable
@@ -115,11 +119,27 @@ class _LogProbs(torch.autograd.Function):
             for part, chosen in _pieces(hidden, targets, weight):
                 upstream = grad[start : start + len(part), None]
                 start += len(part)
-                logits, slope = _logits(part, weight, ctx.scale, ctx.softcap)
-                piece = torch.log_softmax(logits, -1).exp_().mul_(-upstream)
-                piece.scatter_add_(1, chosen, upstream)
-                gradients.add(part, piece.mul_(ctx.scale) if slope is None else piece.mul_(slope))
+                gradients.add(part, _score_gradient(part, chosen, weight, ctx.scale, ctx.softcap, upstream))
         return gradients.hidden, gradients.weight, None, None, None, None
+
+
+def _piece_scores(
+    part: Tensor, chosen: Tensor, weight: Tensor, scale: float, softcap: float | None, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of one piece's targets [rows], and entropies [rows] (or [0])."""
+    logprobs = log_softmax_(_logits(part, weight, scale, softcap)[0])
+    scores = logprobs.gather(1, chosen).squeeze(1)
+    return scores, -(logprobs.exp() * logprobs).sum(-1) if entropy else scores[:0]
+
+
+def _score_gradient(
+    part: Tensor, chosen: Tensor, weight: Tensor, scale: float, softcap: float | None, upstream: Tensor
+) -> Tensor:
+    """Gradient of one piece's product hidden weight^T [rows, V] where that of its log-probabilities is `upstream`."""
+    logits, slope = _logits(part, weight, scale, softcap)
+    piece = log_softmax_(logits).exp_().mul_(-upstream)
+    piece.scatter_add_(1, chosen, upstream)
+    return piece.mul_(scale) if slope is None else piece.mul_(slope)
 
 
 class _Gradients:

@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from luopan.model.config import ModelConfig
 from luopan.model.layers import MLP, Linear
+from luopan.model.ops import swiglu
 
 
 class Routing(NamedTuple):
@@ -142,7 +143,7 @@ class Experts(nn.Module):
         order = chosen.flatten().argsort(stable=True)  # [N k], by expert, tokens in their order within each
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=order.device))
         rows = _Dispatch.apply(x, order, inverse, chosen.shape[1])  # [N k, C]
-        inner = F.silu(grouped_linear(rows, gate, counts)) * grouped_linear(rows, up, counts)
+        inner = swiglu(grouped_linear(rows, gate, counts), grouped_linear(rows, up, counts))
         out = _Collect.apply(grouped_linear(inner, down, counts), order, inverse)  # [N k, C], by token again
         return (out.unflatten(0, chosen.shape) * weights.unsqueeze(-1).to(out.dtype)).sum(1)
 

@@ -1,4 +1,4 @@
-"""The four operations a block spends its time in besides attention: linear, RMS norm, rotation, SwiGLU.
+"""What a block spends its time in besides attention (linear, RMS norm, rotation, SwiGLU), and the head's log-softmax.
 
 On the CPU, in eager mode, each is an autograd function of its own: at a few million parameters a step is bound by
 passes over memory and by the matrix library, and the stock compositions make more passes than needed. Everywhere
@@ -123,9 +123,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    halves = x.unflatten(-1, (2, -1))  # [..., 2, D/2]
-    turned = halves * cos.unsqueeze(-2)
-    return turned.addcmul_(halves.flip(-2), torch.stack([-sin, sin], -2)).flatten(-2)
+    turned = torch.empty_like(x)
+    (first, second), (one, two) = x.chunk(2, -1), turned.chunk(2, -1)
+    torch.mul(first, cos, out=one).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=two).addcmul_(first, sin)
+    return turned
 
 
 class _Rotate(torch.autograd.Function):
@@ -151,3 +153,43 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return _Rotate.apply(x, cos, sin)
     first, second = x.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
+
+
+# -------------------------------------------------------------------------------------------------------- SwiGLU
+
+
+class _SwiGLU(torch.autograd.Function):
+    """Keeps gate and up alone, where the stock composition keeps silu(gate) as well; that is computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad_silu = grad * up
+        return torch.ops.aten.silu_backward.grad_input(grad_silu, gate, grad_input=grad_silu), F.silu(gate).mul_(grad)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, elementwise (arXiv:2002.05202); on the CPU with a third less kept for the backward pass."""
+    if gate.dtype == up.dtype and torch.is_grad_enabled() and gate.requires_grad and _eager_cpu(gate):
+        return _SwiGLU.apply(gate, up)
+    return F.silu(gate) * up
+
+
+# -------------------------------------------------------------------------------------------------- log softmax
+
+
+def log_softmax_(logits: Tensor) -> Tensor:
+    """log softmax over the last dimension, in the memory of `logits` [N, V] fp32 where that is possible (CPU).
+
+    The CPU kernel reads a row's maximum and sum before it writes it, so it may write over what it read (tested): 4.8
+    instead of 7.0 ms for [341, 49152], and one copy of the logits less.
+    """
+    if _eager_cpu(logits) and logits.is_contiguous():
+        return torch.ops.aten._log_softmax.out(logits, -1, False, out=logits)
+    return torch.log_softmax(logits, -1)

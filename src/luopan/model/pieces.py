@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PIECE_ELEMENTS_CPU = 2**24  # logits of a piece: 64 MiB of fp32
+PIECE_ELEMENTS_CPU = 2**23  # logits of a piece: 32 MiB of fp32, unless that is fewer than 256 rows
 PIECE_ELEMENTS = 2**27  # elsewhere larger, since every piece costs launches
 PIECE_ROWS_CPU = (256, 1024)
 

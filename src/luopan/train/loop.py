@@ -159,7 +159,8 @@ class Loop:
             self.watchdog = stack.enter_context(Watchdog(self.folder, self.config, self.note))
             seed_everything(self.seed, rank())
             self.resume()
-            check_same_weights(self.stepper.optimizer.parameters)
+            if not self.placement.sharded:  # shards were checked whole
+                check_same_weights(self.stepper.optimizer.parameters)
             if rank() == 0:
                 self.log.begin(self.step - 1)  # the line of the checkpoint's own step comes again
             self.skips.begin(self.step)
@@ -299,30 +300,31 @@ class Loop:
             raise diagnosis(verdict, self.step, self.config, self.skips.count)
         if verdict.in_a_row < self.config.max_skipped_in_a_row:
             return False
-        if self.skips.count < self.config.max_rewinds and self.go_back(verdict.new[-1].reason, documents):
+        if self.skips.count < self.config.max_rewinds and self.go_back(verdict, documents):
             return True
         raise diagnosis(verdict, self.step, self.config, self.skips.count)
 
-    def go_back(self, reason: str, documents: Sequence[str]) -> bool:
+    def go_back(self, verdict: Verdict, documents: Sequence[str]) -> bool:
         """To the newest checkpoint from before the bad steps, leaving out what was read since; False without one."""
         self.saver.wait()
-        before = self.step - self.config.max_skipped_in_a_row + 1
-        found = self.newest_checkpoint(before)
+        found = self.newest_checkpoint(self.step - verdict.in_a_row + 1)
         if found is None:
             return False
         failed, skipped = self.step, self.stepper.guard.skipped
+        reason = verdict.new[-1].reason if verdict.new else "as told before"
         self.saver.back_to(found.step)
         self.go_on_from(found)
         self.skips.rewind(found.step, failed, reason, documents)
         self.stepper.guard.rewound(skipped)
         if rank() == 0:
-            self.log.cut_back(found.step)
+            self.log.cut_back(found.step - 1)
         self.note(
-            f"WARNING: step {failed}: {self.config.max_skipped_in_a_row} bad updates in a row ({reason}). Went back to "
-            f"step {found.step}; the batches read since then are left out (rewind {self.skips.count} of "
+            f"WARNING: step {failed}: {verdict.in_a_row} bad updates in a row ({reason}). Went back to step "
+            f"{found.step}; the batches read since then are left out (rewind {self.skips.count} of "
             f"{self.config.max_rewinds})."
         )
         barrier()
+        self.finish_step()  # as after a resume
         return True
 
     def logs(self) -> bool:

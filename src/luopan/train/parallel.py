@@ -34,7 +34,7 @@ from luopan.objectives.base import LossTerm, Metric
 from luopan.tokens.batch import Batch
 from luopan.train.config import TrainConfig
 from luopan.train.health import check_same_weights
-from luopan.train.ranks import barrier, gather_objects, rank, sum_over_ranks, world_size
+from luopan.train.ranks import barrier, gather_objects, lost_peer, rank, sum_over_ranks, world_size
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -176,7 +176,8 @@ class Shards:
     @contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:
         self.root.set_requires_gradient_sync(last)
-        yield
+        with lost_peer():
+            yield
 
     def loss(self, loss_fn: LossFn, batch: Batch) -> LossTerm:
         total, weight, metrics = self.root(loss_fn, batch)

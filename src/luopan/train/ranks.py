@@ -13,6 +13,8 @@ Limits: NCCL and several machines have not run; a rank that dies takes the other
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,13 +24,15 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from luopan.errors import TrainingError
 
 Item = TypeVar("Item")
 BUCKET_ELEMENTS = 2**24  # 64 MiB of fp32: large enough for the network, small enough beside the gradients
 WAIT = timedelta(days=14)  # for rank 0, which may be at work alone
-STEP = timedelta(minutes=10)  # for a tensor on its way between GPUs; NCCL notices a dead peer only by it
+STEP = timedelta(minutes=10)  # for the others to appear, and for a tensor: NCCL notices a dead peer by this alone
+POLL_SECONDS = 0.02
 
 
 class LeftToLeader(Exception):
@@ -53,11 +57,12 @@ def processes() -> Iterator[None]:
     if asked_for() == 1 or dist.is_initialized():
         yield
         return
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=STEP)
-    else:
-        dist.init_process_group("gloo", timeout=WAIT)
+        backend = "cpu:gloo,cuda:nccl"
+    store, number, size = next(rendezvous("env://", timeout=STEP))
+    dist.init_process_group(backend, store=unused(store, number, size), rank=number, world_size=size, timeout=STEP)
     try:
         host_group(dist.group.WORLD)
         yield
@@ -66,10 +71,39 @@ def processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def unused(store: dist.Store, number: int, size: int) -> dist.Store:
+    """A part of the launcher's store that no earlier processes have written to; all ranks get the same.
+
+    torchrun keeps one store over its restarts, and gloo, which meets there, now and then found the address of a dead
+    process in it and waited for that one (seen with torch 2.13). Rank 0 names the part. Each rank asks with
+    a word of its own, so that it cannot take an old answer for its own; rank 0 answers until all have heard it.
+    """
+    word = secrets.token_hex(8)
+    if number:
+        store.set(f"luopan/asked/{number}", word)
+        word = store.get(f"luopan/answer/{word}").decode()
+        store.set(f"luopan/heard/{word}/{number}", "")
+        return dist.PrefixStore(word, store)
+    missing, patience = set(range(1, size)), time.monotonic() + STEP.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"luopan/asked/{other}"]):
+                store.set("luopan/answer/" + store.get(f"luopan/asked/{other}").decode(), word)
+            if store.check([f"luopan/heard/{word}/{other}"]):
+                missing.discard(other)
+        if missing and time.monotonic() > patience:
+            raise TrainingError(
+                f"of {size} processes {len(missing)} did not appear, the first of them rank {min(missing)}",
+                hint="Look at what those printed; MASTER_ADDR must be a name that their machines can reach.",
+            )
+        time.sleep(POLL_SECONDS)
+    return dist.PrefixStore(word, store)
+
+
 @lru_cache(maxsize=1)
 def host_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     """The channel for Python values and for waiting. Every rank has to ask for it at the same point."""
-    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo", timeout=WAIT)
+    return dist.new_group(backend="gloo", timeout=WAIT)
 
 
 @contextmanager

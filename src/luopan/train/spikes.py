@@ -2,8 +2,8 @@
 
 `judge` works on the device and waits for nothing: it compares the step's mean loss and gradient norm with the mean and
 standard deviation of the last `spike_window` good steps. `check` reads, now and then, what was judged since. Steps that
-were left out do not enter the window, so that a NaN or a spike cannot raise the bar for the next one. The whole of it
-goes into the checkpoint, bit for bit.
+were left out do not enter the window, so that a NaN or a spike cannot raise the bar for the next one, nor do steps
+whose gradient is zero. The whole of it goes into the checkpoint, bit for bit.
 
 The loop calls `bad = guard.judge(loss, norm, weight)` in each step, with values summed over the ranks, and
 `verdict = guard.check(step)` before it saves or logs. What follows from a verdict (going back, giving up) is the loop's
@@ -60,7 +60,7 @@ class SpikeGuard:
         # Made here: making a tensor of Python numbers on a GPU waits for it.
         self.bad_codes = torch.tensor((BAD_LOSS, BAD_NORM), device=self.device)
         self.high_codes = torch.tensor((HIGH_LOSS, HIGH_NORM), device=self.device)
-        self.good = torch.zeros((), dtype=torch.int64, device=self.device)  # good steps so far
+        self.good = torch.zeros((), dtype=torch.int64, device=self.device)  # steps written into the rings so far
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
         self.waiting: list[Tensor] = []  # [loss, norm, code, loss limit, norm limit] of steps not checked yet
         self.skipped = 0
@@ -78,9 +78,11 @@ class SpikeGuard:
         codes = ~finite * self.bad_codes + (finite & (values > limits)) * self.high_codes
         code = torch.where(weight == 0, NO_WEIGHT, codes.sum())
         fine = code == 0
-        here = (self.places == self.good % self.window) & fine  # [window]: where a good step is written
+        # A step without any gradient (on policy: all answers worth the same) says nothing about those with one.
+        tells = fine & (values[1] != 0)
+        here = (self.places == self.good % self.window) & tells  # [window]: where a good step is written
         self.rings = torch.where(here, values.nan_to_num()[:, None], self.rings)
-        self.good = self.good + fine
+        self.good = self.good + tells
         self.in_a_row = (self.in_a_row + 1) * ~fine
         self.waiting.append(torch.cat((values, code[None].to(values), limits)))
         return (~fine).to(torch.float32)
