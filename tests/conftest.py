@@ -33,16 +33,21 @@ def luopan() -> Luopan:
     return call
 
 
-def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
+@pytest.fixture(scope="session")
+def start() -> Callable[[Sequence[str]], subprocess.Popen[str]]:
     """Starts `luopan …` in the background, in a process group of its own."""
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=ENVIRONMENT,
-        start_new_session=True,
-    )
+
+    def call(arguments: Sequence[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+
+    return call
 
 
 @pytest.fixture(scope="session")

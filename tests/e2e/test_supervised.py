@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import start
 from luopan.artifacts import read_manifest
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +32,7 @@ def holder(run: Path) -> int:
     return int(json.loads((run / ".lock").read_text())["pid"])
 
 
-def test_killed_twice_and_the_same_weights_in_the_end(luopan, tmp_path: Path) -> None:
+def test_killed_twice_and_the_same_weights_in_the_end(luopan, tmp_path: Path, start) -> None:
     luopan("run", "smoke", "--runs", str(tmp_path / "alone"), *SETTINGS)
     run = tmp_path / "killed" / "smoke"
     supervised = start(["run", "smoke", "--runs", str(tmp_path / "killed"), "--supervise", *SETTINGS])
@@ -62,7 +61,7 @@ def holder_or_none(run: Path) -> int | None:
         return None
 
 
-def test_the_deadline_saves_and_the_next_sitting_goes_on(luopan, tmp_path: Path) -> None:
+def test_the_deadline_saves_and_the_next_sitting_goes_on(luopan, tmp_path: Path, start) -> None:
     arguments = ("run", "smoke", "--runs", str(tmp_path), "--until", "pretrain", "pretrain.max_steps=100000")
     stopped = luopan(*arguments, "--stop-after", "20s", code=75)
     assert "stopped by the deadline after step" in stopped.stderr and "error:" not in stopped.stderr

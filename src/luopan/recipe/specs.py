@@ -231,6 +231,8 @@ class GrpoSpec(TrainConfig):
             raise ValueError("per_device_train_batch_size has no effect: prompts_per_step and num_generations say it")
         if self.batch_warmup_steps is not None:
             raise ValueError("batch_warmup_steps has no effect: prompts_per_step says how much a step reads")
+        if self.critical_batch_probe:
+            raise ValueError("critical_batch_probe compares micro-batches of one size, which rollouts do not make")
         if self.parallel != "replicas":
             raise ValueError(f"parallel: {self.parallel} cannot sample answers; grpo needs parallel: replicas")
         try:

@@ -68,7 +68,8 @@ def tune_allocator() -> bool:
     if mallopt is None or platform.libc_ver()[0] != "glibc":
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGE), (M_ARENA_MAX, 1), (M_MXFAST, 0))
-    return all([bool(mallopt(name, value)) for name, value in settings])
+    done = [mallopt(name, value) for name, value in settings]
+    return all(done)
 
 
 def peak_memory_bytes(device: torch.device | None = None) -> int:

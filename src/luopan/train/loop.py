@@ -23,7 +23,6 @@ import torch
 from luopan.artifacts import stable_hash
 from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
-from luopan.tokens.batch import Batch
 from luopan.train import checkpoint as checkpoints
 from luopan.train.account import Account
 from luopan.train.alarms import Monitor
@@ -34,13 +33,13 @@ from luopan.train.config import TrainConfig
 from luopan.train.device import peak_memory_bytes, tune_allocator
 from luopan.train.health import check_same_weights
 from luopan.train.interrupt import StopNow, StopWish, stop_on_signal
-from luopan.train.memory import MemoryEstimate, estimate_for, memory_errors, shortage
+from luopan.train.memory import MemoryEstimate, foresee, memory_errors
 from luopan.train.optimizer import check_device
 from luopan.train.parallel import place
 from luopan.train.prefetch import Feed, Source
 from luopan.train.progress import Progress
 from luopan.train.randomness import random_state, restore_random_state, seed_everything
-from luopan.train.ranks import barrier, gather_objects, rank, world_size
+from luopan.train.ranks import barrier, from_leader, gather_objects, rank, world_size
 from luopan.train.result import FitResult, Hook, OnLog
 from luopan.train.saver import Saver
 from luopan.train.schedule import learning_rate_at
@@ -245,21 +244,13 @@ class Loop:
         if not any(gather_objects(bool(batches))):
             raise TrainingError(f"step {self.step}: the feed gave no batch")
         tokens = sum(batch.num_tokens for batch in batches)  # before they move: on a GPU, counting would wait for it
-        self.expect_memory(batches)
+        if self.expected_memory is None and batches:
+            shards = world_size() if self.placement.sharded else 1
+            self.expected_memory = foresee(self.home.config, self.config, batches, self.device, shards, self.note)
         with memory_errors(self.home.config, self.config, batches, self.device, self.step):
             update = self.stepper.update(self.step, batches)
         self.account.add(update, tokens, time.perf_counter() - began)
         self.watchdog.beat()
-
-    def expect_memory(self, batches: Sequence[Batch]) -> None:
-        """Once, before the first step: what this will need, and whether it is there."""
-        if self.expected_memory is not None or not batches:
-            return
-        shards = world_size() if self.placement.sharded else 1
-        self.expected_memory = estimate_for(self.home.config, self.config, batches, self.device, shards)
-        warning = shortage(self.expected_memory, self.device)
-        if warning:
-            self.note(warning)
 
     # ---- between steps ----
 
@@ -340,19 +331,23 @@ class Loop:
             self.progress.update(self.step)
 
     def run_hooks(self) -> dict[str, float]:
-        """Figures of all hooks for this step. A signal stops them at once: the step is saved, and they come again."""
+        """Figures of all hooks for this step; of several processes rank 0 runs them, on the whole model.
+
+        A signal stops them at once: the step is saved, and they come again. Where other ranks wait for this one a hook
+        is not cut short: the wish is heeded after the next step.
+        """
         figures: dict[str, float] = {}
         if not self.hooks:
             return figures
-        # Where other ranks wait for this one a hook is not cut short: the wish is heeded after the next step.
+        at_once = self.wish.prompt() if world_size() == 1 else nullcontext()
         try:
-            with self.wish.prompt() if world_size() == 1 else nullcontext(), self.watchdog.paused():
-                for hook in self.hooks:
-                    figures.update(hook(self.step, self.placement.model) or {})
+            with self.watchdog.paused(), self.placement.whole() as model, at_once:
+                for hook in self.hooks if rank() == 0 else ():
+                    figures.update(hook(self.step, model) or {})
         except StopNow:
             self.save(final=True)
             self.leave(None)
-        return figures
+        return from_leader(figures)
 
     def write_line(self, figures: Mapping[str, float]) -> None:
         """One line of metrics over the steps since the last one."""

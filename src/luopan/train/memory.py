@@ -6,15 +6,15 @@ a background save writes. The peak is the larger of two moments: the start of th
 are alive, and its end, when all gradients are.
 
 The figure is what torch's allocator hands out, as `torch.cuda.max_memory_allocated` counts it; measured within 10% over
-sizes, vocabularies, recompute, packing and experts (`tests/train/test_memory.py`). On the CPU a process takes 1.0 to 1.45
-times that, since glibc cannot fill every gap with blocks of other sizes: `PROCESS_FACTOR` stands for it where the
+sizes, vocabularies, recompute, packing and experts (`tests/train/test_memory.py`). On the CPU a process takes 1.0 to
+1.45 times that, since glibc cannot fill every gap with blocks of other sizes: `PROCESS_FACTOR` stands for it where the
 estimate is compared with what is free. Limits: the CUDA figures follow from the same count and have not been compared
 with a GPU; experts are counted as if tokens were spread evenly; what a feed holds is not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -212,6 +212,22 @@ def estimate_for(
         trained=largest.num_targets / largest.input_ids.numel(),
         shards=shards,
     )
+
+
+def foresee(
+    model: ModelConfig,
+    config: TrainConfig,
+    batches: Sequence[Batch],
+    device: torch.device,
+    shards: int,
+    note: Callable[[str], None],
+) -> MemoryEstimate:
+    """The estimate for a run that is about to make its first step; a note where there is not enough."""
+    estimate = estimate_for(model, config, batches, device, shards)
+    warning = shortage(estimate, device)
+    if warning:
+        note(warning)
+    return estimate
 
 
 def shortage(estimate: MemoryEstimate, device: torch.device) -> str | None:
