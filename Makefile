@@ -42,6 +42,8 @@ docs: install-dev
 bench: install-dev
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/trainer.py
+	$(BIN)/python benchmarks/trainer.py --vocab 49152 --steps 7
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

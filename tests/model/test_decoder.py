@@ -271,6 +271,8 @@ def test_counts_of_a_step() -> None:
         "moe/load_max": 2.0,
         "moe/load_min": 0.0,
         "moe/dead_experts": 3.0,
+        **{f"moe/load/1.{expert}": load for expert, load in enumerate((1.0, 0.0, 2.0, 1.0))},
+        **{f"moe/load/3.{expert}": load for expert, load in enumerate((2.0, 2.0, 0.0, 0.0))},
     }
     assert not model.expert_counts.any()
     torch.testing.assert_close(model.layers[1].mlp.load, torch.tensor([0.5, 0.0, 1.0, 0.5]))

@@ -30,6 +30,8 @@ from luopan.model.rotary import RotaryTable, rotate_first
 Rope = tuple[Tensor, Tensor]
 Heads = tuple[Tensor, Tensor, Tensor]
 
+EXPERTS_SHOWN = 256  # one figure each in a line of metrics; larger models are told by their extremes
+
 
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
@@ -280,8 +282,9 @@ class Decoder(nn.Module):
     def finish_step(self, reduce: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
         """Hand the step's counts to the routers and begin anew; `reduce` sums a tensor over all processes in place.
 
-        Returns scalars on the device, nothing is read back: the busiest and the idlest expert's load (1 is an even
-        share) and the number of experts that no token went to, over all layers. Nothing for a model without experts.
+        Returns scalars on the device, nothing is read back: the load of the busiest and of the idlest expert (1 is an
+        even share), the number of experts that no token went to, over all layers, and up to `EXPERTS_SHOWN` experts'
+        loads by layer and number. Nothing for a model without experts.
         """
         counts = self.expert_counts
         if counts is None:
@@ -296,6 +299,10 @@ class Decoder(nn.Module):
             "moe/load_min": share.min(),
             "moe/dead_experts": (counts == 0).sum().to(counts.dtype),
         }
+        if counts.numel() <= EXPERTS_SHOWN:
+            layers = [layer for layer, sparse in enumerate(self.config.moe_layers) if sparse]
+            for layer, row in zip(layers, share.unbind(0), strict=True):
+                metrics |= {f"moe/load/{layer}.{expert}": one for expert, one in enumerate(row.unbind(0))}
         counts.zero_()
         return metrics
 
