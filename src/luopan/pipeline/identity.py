@@ -2,12 +2,14 @@
 
 Same identity, nothing to do. A stage's identity holds its kind, the version its code declares, its resolved spec, its
 seed, the identities and contents of its inputs, and the fingerprint of what it reads outside the run. Keys that a spec
-declares `INCIDENTAL` (how often to save, where to log) are left out: they change no result. `changes` says in words why
-an identity is another one than that of the finished folder.
+declares `INCIDENTAL` (how often to save, where to log) are left out: they change no result; of keys that it says are
+`interchangeable` (how the rows of a step are cut) the product counts. `changes` says in words why an identity is another
+one than that of the finished folder.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -29,13 +31,21 @@ class Asked:
     inputs: dict[str, InputRecord]
     fingerprint: str
     incidental: tuple[str, ...] = ()
+    product: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
         """Hexadecimal SHA-256."""
         inputs = {role: [record.identity, record.content] for role, record in self.inputs.items()}
-        spec = {key: value for key, value in self.spec.items() if key not in self.incidental}
-        return stable_hash([self.kind, self.version, spec, self.seed, inputs, self.fingerprint])
+        return stable_hash([self.kind, self.version, self.counted(self.spec), self.seed, inputs, self.fingerprint])
+
+    def counted(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """A spec without what changes no result; keys whose product alone matters as that product."""
+        left_out = {*self.incidental, *self.product}
+        kept = {key: value for key, value in spec.items() if key not in left_out}
+        if self.product:
+            kept[" x ".join(self.product)] = math.prod(spec.get(key) or 1 for key in self.product)
+        return kept
 
     def facts(self) -> dict[str, Any]:
         """What the manifest's spec cannot say, kept beside it so that a later change can be named."""
@@ -58,6 +68,7 @@ def asked(name: str, spec: Any, stage: Any, seed: int, inputs: Inputs) -> Asked:
         inputs=dict(input_records(inputs)),
         fingerprint=fingerprint(spec) if fingerprint else "",
         incidental=tuple(getattr(type(spec), "INCIDENTAL", ())),
+        product=tuple(getattr(spec, "interchangeable", ())),
     )
 
 
@@ -85,10 +96,7 @@ def payload_content(files: Mapping[str, FileRecord], payload: Sequence[str]) -> 
 
 def changes(asked_for: Asked, manifest: Manifest, facts: Mapping[str, Any]) -> str:
     """Why the finished stage is out of date, in words: `learning_rate 0.001 -> 0.01; input model (base) changed`."""
-    old, new = (
-        {key: value for key, value in spec.items() if key not in asked_for.incidental}
-        for spec in (manifest.spec, asked_for.spec)
-    )
+    old, new = (asked_for.counted(spec) for spec in (manifest.spec, asked_for.spec))
     said = [*_spec_changes(old, new), *_input_changes(manifest.inputs, asked_for.inputs)]
     if facts.get("seed", asked_for.seed) != asked_for.seed:
         said.append("the seed changed")

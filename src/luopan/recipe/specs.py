@@ -223,6 +223,11 @@ class GrpoSpec(TrainConfig):
     suite: ChatSuite = ChatSuite()
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
 
+    @property
+    def interchangeable(self) -> tuple[str, ...]:
+        """Nothing: accumulation alone cuts the rollouts, and the batch size has no effect."""
+        return ()
+
     @model_validator(mode="after")
     def _knobs_work(self) -> Self:
         if self.loss_type == "bnpo":

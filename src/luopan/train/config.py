@@ -277,6 +277,16 @@ class TrainConfig(OptimizerConfig):
         name = self.keep_best.removesuffix(":max")
         return name, name != self.keep_best
 
+    @property
+    def interchangeable(self) -> tuple[str, ...]:
+        """Keys of which the product alone matters: a stage that ran out of memory goes on with smaller micro-batches.
+
+        A growing batch grows in whole micro-batches, so there both matter.
+        """
+        if self.batch_warmup_steps is not None:
+            return ()
+        return ("per_device_train_batch_size", "gradient_accumulation_steps")
+
     def fingerprint(self) -> dict[str, Any]:
         """What the weights depend on: the training keys less those that only log, save or say how it is computed.
 
