@@ -3,8 +3,8 @@
 Same identity, nothing to do. A stage's identity holds its kind, the version its code declares, its resolved spec, its
 seed, the identities and contents of its inputs, and the fingerprint of what it reads outside the run. Keys that a spec
 declares `INCIDENTAL` (how often to save, where to log) are left out: they change no result; of keys that it says are
-`interchangeable` (how the rows of a step are cut) the product counts. `changes` says in words why an identity is another
-one than that of the finished folder.
+`interchangeable` (how the rows of a step are cut) the product counts. `changes` says in words why an identity is
+another one than that of the finished folder.
 """
 
 from __future__ import annotations
