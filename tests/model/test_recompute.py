@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -111,3 +113,15 @@ def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(ModelError, match="selected"):
         model.recompute = "selected"  # type: ignore[assignment]
     assert model.recompute == "none"
+
+
+def test_the_first_pass_of_a_process_may_be_recomputed() -> None:
+    """Finding out which libraries there are is no operation of the model: counted as one, it shifts all the others."""
+    script = (
+        "import torch; from luopan.model.config import ModelConfig; from luopan.model.decoder import Decoder; "
+        "model = Decoder(ModelConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, "
+        "num_attention_heads=2)); model.recompute = 'selective'; "
+        "model(torch.zeros(2, 8, dtype=torch.long)).sum().backward()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -150,7 +150,7 @@ def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp
 def test_figures_of_the_rollouts_are_given_at_logged_steps(chat: Chat, tmp_path: Path) -> None:
     feed = build_feed(spec(), chat, workspace(tmp_path))
     feed.reward = length_reward
-    hook = rollout_figures(feed, 5, 7)
+    hook = rollout_figures(feed, 5, 7, tmp_path)
     feed.micro_batches(4)
     assert hook(4, chat.model) is None
     figures = hook(5, chat.model)
@@ -192,7 +192,7 @@ def sitting(folder: Path, stop_at: int | None = None, **changes: Any) -> dict[in
 
     feed.micro_batches = until  # type: ignore[method-assign]
     loss = partial(policy_loss, temperature=knobs.temperature, epsilon=knobs.epsilon)
-    hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps)]
+    hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps, folder)]
     try:
         fit(chat.model, feed, loss, knobs, folder, device="cpu", seed=1, progress=SilentProgress(), hooks=hooks)
     except KeyboardInterrupt:
@@ -221,6 +221,6 @@ def test_the_last_line_has_the_rollouts_figures(tmp_path: Path) -> None:
     feed = build_feed(knobs, chat, workspace(tmp_path))
     feed.reward = length_reward
     loss = partial(policy_loss, temperature=knobs.temperature, epsilon=knobs.epsilon)
-    hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps)]
+    hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps, tmp_path)]
     result = fit(chat.model, feed, loss, knobs, tmp_path, device="cpu", seed=1, progress=SilentProgress(), hooks=hooks)
     assert result.last["step"] == 3 and "reward" in result.last

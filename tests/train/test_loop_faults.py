@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -94,6 +97,7 @@ def test_too_many_in_a_row_go_back_and_leave_those_batches_out(tmp_path: Path) -
     assert any("Went back to step 4" in note for note in progress.notes)
     (record,) = json.loads((tmp_path / "rewinds.json").read_text())
     assert (record["update"], record["offset"], record["documents"]) == (4, 4, ["book:7"])
+    assert result.skipped_steps == record["skipped"] == 3
     assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, 11))
     expected = tiny_model()
 
@@ -120,8 +124,34 @@ def test_a_run_that_went_back_resumes_bitwise(tmp_path: Path) -> None:
         run(tmp_path / "cut", None, Dies(), poison(5, 6, 7), settings)
     model = tiny_model()
     result = run(tmp_path / "cut", model, NamedFeed(), poison(5, 6, 7), settings)
-    assert result.resumed_from == 6 and result.rewinds == 1
+    assert result.resumed_from == 6 and result.rewinds == 1 and result.skipped_steps == 3
     assert torch.equal(weights(model), weights(alone))
+
+
+def test_a_kill_right_after_going_back_forgets_nothing(tmp_path: Path) -> None:
+    settings = config(max_steps=10, save_steps=2, max_skipped_in_a_row=3)
+
+    class Dies(NamedFeed):
+        def micro_batches(self, step: int) -> list[Batch]:
+            if step == 8:  # the first batch after the rewind
+                raise RuntimeError("power cut")
+            return super().micro_batches(step)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, None, Dies(), poison(5, 6, 7), settings)
+    result = run(tmp_path, None, NamedFeed(), poison(5, 6, 7), settings)
+    assert result.resumed_from == 4 and result.skipped_steps == 3 and result.rewinds == 1
+
+
+def test_saves_wait_while_steps_are_bad_so_that_there_is_something_to_go_back_to(tmp_path: Path) -> None:
+    settings = config(max_steps=14, save_steps=1, save_total_limit=2, max_skipped_in_a_row=5)
+    result = run(tmp_path, feed=NamedFeed(), loss=poison(*range(5, 10)), settings=settings)
+    assert result.rewinds == 1 and result.steps == 14
+
+
+def test_a_diagnosis_does_not_promise_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="There is no checkpoint yet"):
+        run(tmp_path, feed=NamedFeed(), loss=poison(*range(9)), settings=config(max_steps=9))
 
 
 def test_after_the_last_rewind_the_run_stops_with_a_diagnosis(tmp_path: Path) -> None:
@@ -210,6 +240,34 @@ def test_the_deadline_cuts_a_long_evaluation_short_and_it_comes_again(tmp_path: 
     assert seen == [1, 2, 2, 3, 4]
 
 
+def test_a_signal_during_the_last_save_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoints.write_tensors
+
+    def slow(folder: Path, tensors, **rest) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(folder, tensors, **rest)
+
+    monkeypatch.setattr(checkpoints, "write_tensors", slow)
+    with pytest.raises(Interrupted, match="SIGTERM after step 4 of 4"):
+        run(tmp_path, settings=config(max_steps=4))
+    monkeypatch.undo()
+    assert run(tmp_path, settings=config(max_steps=4)).resumed_from == 4
+
+
+def test_waiting_for_an_upload_is_no_standstill_and_a_signal_ends_it(tmp_path: Path) -> None:
+    settings = config(
+        max_steps=2,
+        stuck_after_seconds=0.5,
+        upload_command=(sys.executable, "-c", "import time; time.sleep(60)", "{folder}"),
+    )
+    threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    progress, began = SilentProgress(), time.monotonic()
+    with pytest.raises(Interrupted):
+        run(tmp_path, settings=settings, progress=progress)
+    assert time.monotonic() - began < 40
+    assert not any("no step has ended" in note for note in progress.notes)
+
+
 # ---- branches, averages, probes ----
 
 
@@ -241,6 +299,24 @@ def test_the_average_becomes_the_model_and_survives_a_resume(tmp_path: Path) -> 
     checkpoints.discard(tmp_path / "ema" / "checkpoints" / "step-000006")
     assert run(tmp_path / "ema", again, settings=settings).resumed_from == 3
     assert torch.equal(weights(averaged), weights(again))
+
+
+def test_a_branch_of_a_run_that_went_back_reads_on_where_that_one_was(tmp_path: Path) -> None:
+    settings = {"save_steps": 2, "max_skipped_in_a_row": 3}
+    run(tmp_path / "stable", None, NamedFeed(), poison(5, 6, 7), config(max_steps=8, **settings))
+    feed = NamedFeed()
+    branch = tmp_path / "stable" / "checkpoints"
+    result = run(tmp_path / "decay", None, feed, settings=config(max_steps=10, **settings), branch=branch)
+    assert feed.asked == [12, 13] and result.rewinds == 0
+
+
+def test_a_branch_with_another_batch_or_optimizer_is_refused_by_name(tmp_path: Path) -> None:
+    run(tmp_path / "stable")
+    branch = tmp_path / "stable" / "checkpoints"
+    with pytest.raises(TrainingError, match="gradient_accumulation_steps"):
+        run(tmp_path / "one", settings=config(max_steps=8, gradient_accumulation_steps=2), branch=branch)
+    with pytest.raises(TrainingError, match="model, optim and ema_decay must be those"):
+        run(tmp_path / "two", settings=config(max_steps=8, ema_decay=0.9), branch=branch)
 
 
 class TwoMicro:
@@ -318,8 +394,9 @@ class Wide:
 
 used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + 600_000_000, used + 600_000_000))
+settings = config(prefetch=False, per_device_train_batch_size=60_000)
 try:
-    fit(tiny_model(num_hidden_layers=4), Wide(), causal_lm_loss, config(prefetch=False), Path(sys.argv[1]),
+    fit(tiny_model(num_hidden_layers=4), Wide(), causal_lm_loss, settings, Path(sys.argv[1]),
         device="cpu", seed=0, progress=SilentProgress())
 except TrainingError as error:
     print(error)

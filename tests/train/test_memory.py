@@ -107,11 +107,19 @@ def test_half_precision_halves_what_is_kept() -> None:
 
 
 def test_advice_names_changes_that_help_and_the_batch_that_keeps_the_result() -> None:
-    advice = cheaper(PLAIN, settings(save_steps=2), rows=16, length=256, device_type="cpu")
-    now = estimate_memory(PLAIN, settings(save_steps=2), rows=16, length=256).total
+    config = settings(save_steps=2, per_device_train_batch_size=16)
+    advice = cheaper(PLAIN, config, rows=16, length=256, device_type="cpu")
+    now = estimate_memory(PLAIN, config, rows=16, length=256).total
     assert advice[0][0].startswith("per_device_train_batch_size=8 gradient_accumulation_steps=2")
     assert len(advice) >= 3 and all(size < 0.97 * now for _, size in advice)
     assert any("activation_recompute=full" in text for text, _ in advice)
+    odd = cheaper(PLAIN, settings(per_device_train_batch_size=3), rows=3, length=256, device_type="cpu")
+    assert odd[0][0].startswith("per_device_train_batch_size=1 gradient_accumulation_steps=3")
+    growing = settings(batch_warmup_steps=2, gradient_accumulation_steps=2)
+    advised = cheaper(PLAIN, growing, rows=16, length=256, device_type="cpu")
+    assert not any("batch_size" in text for text, _ in advised), "it grows by micro-batches: another run"
+    ranks = cheaper(PLAIN, settings(per_device_train_batch_size=16), rows=4, length=256, device_type="cpu")
+    assert ranks[0][0].startswith("per_device_train_batch_size=2 gradient_accumulation_steps=8")
     single = cheaper(PLAIN, settings(activation_recompute="full"), rows=1, length=1, device_type="cpu")
     assert not any("batch_size" in text or "recompute" in text for text, _ in single)
 

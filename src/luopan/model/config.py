@@ -104,7 +104,11 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _expand_preset(cls, data: Any) -> Any:
-        return expand(data) if isinstance(data, dict) and "preset" in data else data
+        if not isinstance(data, dict):
+            return data
+        # A recipe is read strictly, and a dictionary's list would then be no tuple.
+        data = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return expand(data) if "preset" in data else data
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

@@ -23,7 +23,7 @@ from luopan.model.compiled import CompiledParts, Part
 from luopan.model.config import ModelConfig
 from luopan.model.layers import MLP, Linear
 from luopan.model.moe import MoE, Routing
-from luopan.model.ops import linear, rms_norm
+from luopan.model.ops import choose_library, linear, rms_norm
 from luopan.model.recompute import RECOMPUTE, Recompute, with_recompute
 from luopan.model.rotary import RotaryTable, rotate_first
 
@@ -161,6 +161,7 @@ class Decoder(nn.Module):
         # On the CPU whatever the default device: weights loaded into a model built on "meta" bring no counts along.
         counts = torch.zeros(sum(config.moe_layers), config.num_experts or 0, device="cpu")
         self.register_buffer("expert_counts", counts if counts.numel() else None, persistent=False)
+        choose_library()
         if self.embed_tokens.weight.device.type != "meta":
             self.reset_parameters(0)
 

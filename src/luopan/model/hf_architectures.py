@@ -151,5 +151,7 @@ def find_architecture(name: str, where: object | None = None) -> Architecture:
         if name in (entry.model_type, entry.class_name):
             return entry
     raise ModelError(
-        f"model_type {name!r} is not supported", where=where, hint=f"Supported: {', '.join(sorted(ARCHITECTURES))}."
+        f"model_type {name!r} is not supported",
+        where=where,
+        hint=f"Supported: {', '.join(sorted(ARCHITECTURES))}; or {LUOPAN}.",
     )

@@ -8,7 +8,9 @@ coefficient of the balance loss is taken over, `output_router_logits` or not: wh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -243,3 +245,9 @@ def _shortest_rope_layers(flags: list[int]) -> dict[str, Any]:
     if flags == [int((layer + 1) % first != 0) for layer in range(len(flags))]:
         return {"no_rope_layer_interval": first}
     return {"no_rope_layers": flags}
+
+
+def is_own_form(folder: Path) -> bool:
+    """Whether a model folder is in the form that only luopan reads."""
+    text = (Path(folder) / "config.json").read_text(encoding="utf-8")
+    return bool(json.loads(text).get("model_type") == LUOPAN)

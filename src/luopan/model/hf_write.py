@@ -36,7 +36,10 @@ def choose_architecture(config: ModelConfig) -> Architecture:
         if reason is None:
             return ARCHITECTURES[name]
     reasons = "; ".join(f"{name} cannot: {reason}" for name, reason in obstacles.items())
-    raise ModelError(f"no Hugging Face architecture expresses this configuration ({reasons})")
+    raise ModelError(
+        f"no Hugging Face architecture expresses this configuration ({reasons})",
+        hint="--architecture luopan writes it in our own form, which only luopan reads.",
+    )
 
 
 def obstacle(config: ModelConfig, model_type: str) -> str | None:

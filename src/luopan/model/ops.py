@@ -29,6 +29,11 @@ def _eager_cpu(x: Tensor) -> bool:
 # ---------------------------------------------------------------------------------------------------------- linear
 
 
+def choose_library() -> None:
+    """Find out once what there is. Not in the middle of a forward pass: selective recompute counts operations."""
+    _has_onednn()
+
+
 @functools.cache
 def _has_onednn() -> bool:
     """Whether oneDNN's fp32 linear can be called directly (stock torch sends fp32 to MKL, slower on AMD)."""

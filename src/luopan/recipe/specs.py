@@ -313,6 +313,7 @@ class Recipe(Spec):
             spec = self.stages[name]
             if isinstance(spec, PretrainSpec):
                 tokenizer = self.stages.get(spec.tokenizer)
+                self._branch_fits(name, spec)
                 if isinstance(tokenizer, TokenizerSpec) and tokenizer.vocab_size != spec.model.vocab_size:
                     raise ValueError(
                         f"stages.{name}.model.vocab_size is {spec.model.vocab_size}, but {spec.tokenizer} makes "
@@ -325,6 +326,31 @@ class Recipe(Spec):
                         f"stages.{name}.max_length is {spec.max_length}, but the context of {spec.model} is {context} "
                         "tokens; shorten it, or extend the context in a midtrain stage"
                     )
+
+    def _branch_fits(self, name: str, spec: PretrainSpec) -> None:
+        """A branch goes on with weights, optimizer and data of its base, so those have to agree."""
+        base = self.stages.get(spec.branch) if spec.branch is not None else None
+        if not isinstance(base, PretrainSpec):
+            return
+        for key in ("model", "optim", "ema_decay", "rows_per_step", "batch_warmup_steps", "sequence_length"):
+            one, other = getattr(spec, key), getattr(base, key)
+            if one != other:
+                said = f" ({one}, there {other})" if key != "model" else ""
+                raise ValueError(f"stages.{name} branches off {spec.branch}, and {key} is another one{said}")
+        start = spec.branch_step or base.max_steps
+        if spec.max_steps <= start:
+            raise ValueError(
+                f"stages.{name}.max_steps is {spec.max_steps}, and it begins with step {start} of {spec.branch}: "
+                "max_steps counts from the first step of the run that is branched"
+            )
+        kept = {*range(base.save_steps, base.max_steps, base.save_steps), base.max_steps}
+        often = base.keep_every_steps or 0
+        last = sorted(kept)[-base.save_total_limit :]
+        if start not in kept or (start not in last and not (often and start % often == 0) and base.keep_best is None):
+            raise ValueError(
+                f"stages.{name}.branch_step is {start}, and {spec.branch} keeps no checkpoint of that step: it keeps "
+                f"{', '.join(map(str, last))}; set its save_steps and keep_every_steps so that {start} is kept"
+            )
 
     def _context(self, name: str) -> int | None:
         """Tokens that the model of a stage can read; None where a reference is wrong (which is reported elsewhere)."""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -54,6 +55,8 @@ from luopan.tokens.batch import Batch
 from luopan.tokens.chat import Conversation, encode_prompts
 from luopan.train.device import autocast
 from luopan.train.losses import policy_loss, token_scores
+from luopan.train.preflight import check_training
+from luopan.train.skips import Skips
 
 # Nats on a token. Cached and full passes round differently; in bf16 that is in the second digit.
 RATIO_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
@@ -72,6 +75,7 @@ class Grpo:
 
     @staticmethod
     def check(spec: GrpoSpec) -> None:
+        check_training(spec)
         for task in spec.tasks:
             check_skill(task.skill, task.options, task.thinking)
         check_suite(spec.suite)
@@ -94,7 +98,7 @@ class Grpo:
         if spec.loss_type == "dr_grpo":
             knobs["max_completion_length"] = spec.max_completion_length
         loss = partial(policy_loss, temperature=spec.temperature, entropy=True, **knobs)
-        hooks = [rollout_figures(feed, spec.logging_steps, spec.max_steps)]
+        hooks = [rollout_figures(feed, spec.logging_steps, spec.max_steps, out.path)]
         result = train(chat, source, loss, spec, out, hooks=hooks)
         after = {**suite_after(out.path, chat, spec.suite), **sampled_accuracy(spec, chat)}
         save_model(chat, out.path)
@@ -204,14 +208,18 @@ def reward(
     return score + format_reward * (formed or 0.0), parts
 
 
-def rollout_figures(feed: RolloutFeed, every: int, last: int) -> Callable[[int, Decoder], dict[str, float] | None]:
+def rollout_figures(
+    feed: RolloutFeed, every: int, last: int, folder: Path
+) -> Callable[[int, Decoder], dict[str, float] | None]:
     """A hook of the loop: what the rollouts of the step were like, at the steps that are logged."""
 
     def hook(step: int, model: Decoder) -> dict[str, float] | None:
         if step % every and step != last:
             return None
-        # From the file, because after a resume the checkpoint's step is logged again and was sampled long ago.
-        figures: dict[str, float] = json.loads(feed.figures_file(step - 1).read_text(encoding="utf-8"))
+        # From the file, because after a resume the checkpoint's step is logged again and was sampled long ago; by data
+        # step, which is another one after the run went back.
+        sampled = Skips(folder).data_step(step - 1)
+        figures: dict[str, float] = json.loads(feed.figures_file(sampled).read_text(encoding="utf-8"))
         return figures
 
     return hook

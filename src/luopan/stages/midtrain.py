@@ -45,6 +45,7 @@ from luopan.stages.text import (
 )
 from luopan.tokens.rows import TokenRows
 from luopan.train.losses import causal_lm_loss
+from luopan.train.preflight import check_training
 from luopan.train.schedule import first_row
 
 
@@ -58,6 +59,10 @@ class Midtrain:
     @staticmethod
     def fingerprint(spec: MidtrainSpec) -> str:
         return ""
+
+    @staticmethod
+    def check(spec: MidtrainSpec) -> None:
+        check_training(spec)
 
     @staticmethod
     def run(spec: MidtrainSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:

@@ -56,6 +56,7 @@ from luopan.tokens.chat import Conversation, encode_chats, encode_prompts
 from luopan.tokens.example import Example
 from luopan.train.device import autocast
 from luopan.train.losses import preference_loss, sequence_logprobs
+from luopan.train.preflight import check_training
 
 EncodedPair = tuple[Example, Example]
 
@@ -73,6 +74,7 @@ class Preference:
 
     @staticmethod
     def check(spec: PreferenceSpec) -> None:
+        check_training(spec)
         check_suite(spec.suite)
 
     @staticmethod

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from luopan.errors import RecipeError
 from luopan.evals.bigram import bigram_bits_per_byte
+from luopan.model import hf
 from luopan.model.decoder import Decoder
 from luopan.recipe.specs import PretrainSpec
 from luopan.report.data import BarChart, Bars
@@ -36,6 +37,7 @@ from luopan.tokens.rows import TokenRows
 from luopan.tokens.tokenizer import load_tokenizer
 from luopan.train.checkpoint import checkpoint_path, steps_saved
 from luopan.train.losses import causal_lm_loss
+from luopan.train.preflight import check_training
 from luopan.train.schedule import first_row
 
 BIGRAM_BYTES = 4_000_000
@@ -53,6 +55,10 @@ class Pretrain:
         return ""
 
     @staticmethod
+    def check(spec: PretrainSpec) -> None:
+        check_training(spec)
+
+    @staticmethod
     def run(spec: PretrainSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         device = start_device()
         corpus = inputs["corpus"][0]
@@ -64,9 +70,8 @@ class Pretrain:
             )
         weights = mixture_weights(corpus, spec.mixture)
         shards = shard_corpus(corpus, tokenizer, out.path / "shards", weights)
-        model = Decoder(spec.model)
-        model.reset_parameters(out.seed)
-        chat = Chat(model.to(device), tokenizer, device, "random weights")
+        data_seed, branch = branched(spec, inputs, out.seed)
+        chat = Chat(start_model(spec, inputs, out.seed).to(device), tokenizer, device, spec.branch or "random weights")
 
         def baselines() -> dict[str, Any]:
             bigrams = {
@@ -80,7 +85,6 @@ class Pretrain:
             }
 
         before = out.remember("before", baselines)
-        data_seed, branch = branched(spec, inputs, out.seed)
         rows = TokenRows(shards, weights, spec.sequence_length, data_seed)
         loss = partial(causal_lm_loss, z_loss_coef=spec.z_loss_coef)
         result = train(chat, TextFeed(rows, spec), loss, spec, out, branch=branch)
@@ -96,7 +100,8 @@ class Pretrain:
                 chat,
                 result,
                 spec.sequence_length,
-                summary=f"{result.tokens / 1e6:.1f}M tokens in {result.steps} steps, from random weights.",
+                summary=f"{tokens_text(result.tokens)} in {result.steps} steps"
+                + (", from random weights." if spec.branch is None else f", those of {spec.branch} included."),
                 figures=figures,
                 pictures=[
                     against_bigram(out.name, after, bigram),
@@ -108,6 +113,20 @@ class Pretrain:
             figures, **fit_metrics(result), bigram_bits_per_byte=bigram, bits_per_byte=after,
             parameters=spec.model.num_parameters(), data_seed=data_seed,
         )  # fmt: skip
+
+
+def start_model(spec: PretrainSpec, inputs: Inputs, seed: int) -> Decoder:
+    """Random weights, or those of the branch's stage, which are what this one is measured against."""
+    if spec.branch is not None:
+        return hf.load(inputs["branch"][0].model_path)
+    model = Decoder(spec.model)
+    model.reset_parameters(seed)
+    return model
+
+
+def tokens_text(tokens: int) -> str:
+    """12.3M tokens, 45,056 tokens."""
+    return f"{tokens / 1e6:.1f}M tokens" if tokens >= 1e6 else f"{tokens:,} tokens"
 
 
 def branched(spec: PretrainSpec, inputs: Inputs, seed: int) -> tuple[int, Path | None]:

@@ -30,6 +30,7 @@ from luopan.stages.text import forgetting_figures, text_bits
 from luopan.tokens.packing import pack, padding_share
 from luopan.tokens.show import render_mask
 from luopan.train.losses import causal_lm_loss
+from luopan.train.preflight import check_training
 from luopan.train.ranks import leader_first
 from luopan.train.schedule import first_row
 
@@ -49,6 +50,7 @@ class Sft:
 
     @staticmethod
     def check(spec: SftSpec) -> None:
+        check_training(spec)
         for source in spec.data:
             if source.skill is not None:
                 check_skill(source.skill, source.options, source.thinking)

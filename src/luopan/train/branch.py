@@ -11,8 +11,32 @@ import json
 from pathlib import Path
 
 from luopan.artifacts import verify
-from luopan.errors import ArtifactError
-from luopan.train.checkpoint import STATE_NAME, Checkpoint, checkpoint_path, steps_saved
+from luopan.errors import ArtifactError, TrainingError
+from luopan.train.checkpoint import STATE_NAME, Checkpoint, Tensors, checkpoint_path, load, steps_saved
+from luopan.train.config import TrainConfig
+from luopan.train.schedule import first_row
+
+
+def load_branch(found: Checkpoint, tensors: Tensors, config: TrainConfig, *, sharded: bool) -> None:
+    """Weights, optimizer state and averages of the branch into `tensors`.
+
+    TrainingError where the run that it leaves had other names or shapes, or counted its rows otherwise.
+    """
+    rows = first_row(config, found.state["data_step"])
+    if rows != found.state["rows"]:
+        raise TrainingError(
+            f"by step {found.step} the branch has read {found.state['rows']} rows; with this run's batch it would be "
+            f"{rows}, and data would be left out or read twice",
+            hint="Keep per_device_train_batch_size x gradient_accumulation_steps and batch_warmup_steps as they were; "
+            "to train on with another batch, use a midtrain stage.",
+        )
+    try:
+        load(found, tensors, sharded=sharded)
+    except ArtifactError as error:
+        raise TrainingError(
+            f"{found.path} does not fit this run: {error.message}",
+            hint="model, optim and ema_decay must be those of the run that is branched.",
+        ) from error
 
 
 def branch_point(path: Path) -> Checkpoint:

@@ -130,7 +130,7 @@ def make_partial(partial: Path, size: int) -> None:
 
 def seal(partial: Path, final: Path, step: int, state: dict[str, Any], identity: str) -> None:
     """Add state and manifest, flush everything, put it in its place."""
-    atomic_write_json(partial / STATE_NAME, {"step": step, **state})
+    atomic_write_json(partial / STATE_NAME, {"step": step, "identity": identity, **state})
     manifest = build_manifest(partial, kind="checkpoint", name=final.name, identity=identity, unlisted=())
     write_manifest(partial, manifest)
     replace_folder(partial, final)
@@ -150,6 +150,9 @@ def newest_sound(folder: Path, *, identity: str, note: Note, before: int | None 
         try:
             manifest = verify(path)
             state = json.loads((path / STATE_NAME).read_text(encoding="utf-8"))
+            # The manifest vouches for every file but itself.
+            if state.get("identity") != manifest.identity:
+                raise ArtifactError("manifest and state name different runs", where=path)
         except (ArtifactError, OSError, ValueError) as error:
             set_aside(path, error, note)
             continue

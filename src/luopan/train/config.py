@@ -338,7 +338,9 @@ def check_batch(config: TrainConfig) -> None:
         if start % micro:
             raise ValueError(f"batch_warmup_start {start} is not a multiple of per_device_train_batch_size {micro}")
         if start >= full:
-            raise ValueError(f"the batch cannot grow from {start} rows: a step has {full} (raise the accumulation)")
+            raise ValueError(
+                f"the batch cannot grow from {start} rows: a step has {full} (raise gradient_accumulation_steps)"
+            )
         if config.batch_warmup_steps >= config.max_steps:
             raise ValueError(
                 f"batch_warmup_steps {config.batch_warmup_steps} does not fit in max_steps ({config.max_steps})"
@@ -356,6 +358,11 @@ def check_survival(config: TrainConfig) -> None:
     """ValueError for keys of checkpoints, uploads and alarms that would do nothing."""
     if len(set(config.report_to)) != len(config.report_to):
         raise ValueError("report_to names a place twice")
+    if config.keep_best is not None and config.save_steps % config.logging_steps:
+        raise ValueError(
+            f"keep_best needs a line of metrics at every save: save_steps {config.save_steps} is not a multiple of "
+            f"logging_steps {config.logging_steps}"
+        )
     if config.keep_every_steps is not None and config.keep_every_steps % config.save_steps:
         raise ValueError(
             f"keep_every_steps {config.keep_every_steps} is not a multiple of save_steps {config.save_steps}: "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,11 +23,10 @@ import torch
 from luopan.artifacts import stable_hash
 from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
-from luopan.train import checkpoint as checkpoints
+from luopan.tokens.batch import Batch
 from luopan.train.account import Account
 from luopan.train.alarms import Monitor
-from luopan.train.branch import branch_point
-from luopan.train.checkpoint import Checkpoint
+from luopan.train.checkpoint import steps_saved
 from luopan.train.collector import Collector, collection_between_steps
 from luopan.train.config import TrainConfig
 from luopan.train.device import peak_memory_bytes, tune_allocator
@@ -36,15 +35,15 @@ from luopan.train.interrupt import StopNow, StopWish, stop_on_signal
 from luopan.train.memory import MemoryEstimate, foresee, memory_errors
 from luopan.train.optimizer import check_device
 from luopan.train.parallel import place
+from luopan.train.position import heed, resume
 from luopan.train.prefetch import Feed, Source
 from luopan.train.progress import Progress
-from luopan.train.randomness import random_state, restore_random_state, seed_everything
-from luopan.train.ranks import barrier, from_leader, gather_objects, rank, world_size
+from luopan.train.randomness import random_state, seed_everything
+from luopan.train.ranks import from_leader, gather_objects, rank, world_size
 from luopan.train.result import FitResult, Hook, OnLog
 from luopan.train.saver import Saver
-from luopan.train.schedule import learning_rate_at
+from luopan.train.schedule import first_row, learning_rate_at
 from luopan.train.skips import Skips
-from luopan.train.spikes import Verdict, diagnosis, warning
 from luopan.train.step import LossFn, Stepper
 from luopan.train.tracking import MetricsLog
 from luopan.train.watchdog import Watchdog
@@ -102,6 +101,7 @@ class Loop:
 
     account: Account = field(default_factory=Account)
     resumed_from: int | None = None
+    save_is_due: bool = False
     expected_memory: MemoryEstimate | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -120,8 +120,7 @@ class Loop:
                     self.train_step()
                     self.after_step()
                     collector.collect()
-                self.saver.close(UPLOAD_PATIENCE_SECONDS)
-                self.stepper.finish()
+                self.finish()
         finally:
             self.log.close()
             self.progress.finish()
@@ -145,8 +144,9 @@ class Loop:
         """Everything in place, and the newest checkpoint loaded; let go of in the end, whatever happens."""
         check_device(self.config, self.device)
         with ExitStack() as stack:
-            self.placement = place(self.home, self.config, self.device)
-            self.stepper = Stepper(self.placement, self.loss_fn, self.config, self.device)
+            with self.memory_errors("before the first step, for weights and optimizer"):
+                self.placement = place(self.home, self.config, self.device)
+                self.stepper = Stepper(self.placement, self.loss_fn, self.config, self.device)
             self.source = Source(self.feed, self.device, ahead=self.config.prefetch)
             stack.callback(self.source.close)
             self.saver = Saver(
@@ -157,7 +157,7 @@ class Loop:
             self.monitor = Monitor(self.config, self.device, feed_computes=getattr(self.feed, "reads_weights", False))
             self.watchdog = stack.enter_context(Watchdog(self.folder, self.config, self.note))
             seed_everything(self.seed, rank())
-            self.resume()
+            resume(self)
             if not self.placement.sharded:  # shards were checked whole
                 check_same_weights(self.stepper.optimizer.parameters)
             if rank() == 0:
@@ -167,58 +167,6 @@ class Loop:
             self.account.since = time.perf_counter()
             yield
 
-    def resume(self) -> None:
-        """Go on from the newest sound checkpoint, or begin."""
-        if rank() == 0:
-            checkpoints.remove_leftovers(self.checkpoint_folder)
-        found = self.newest_checkpoint()
-        if found is not None:
-            self.go_on_from(found)
-            self.resumed_from = self.step
-            if self.step < self.config.max_steps:
-                self.note(f"Going on from step {self.step} of {self.config.max_steps}.")
-            return
-        if self.notes:
-            self.note("No sound checkpoint is left: training starts from the beginning.")
-        if self.branch is not None:
-            self.begin_from(self.branch)
-        if rank() == 0:
-            self.progress.note(self.stepper.optimizer.table())
-
-    def newest_checkpoint(self, before: int | None = None) -> Checkpoint | None:
-        """The newest sound one (of fewer updates than `before`); rank 0 looks, to set a damaged one aside once."""
-        found = None
-        if rank() == 0:
-            folder, identity = self.checkpoint_folder, self.identity
-            found = checkpoints.newest_sound(folder, identity=identity, note=self.note, before=before)
-        return gather_objects(found)[0]
-
-    def begin_from(self, branch: Path) -> None:
-        """Weights, optimizer and position of another run; its figures and random numbers are not this run's."""
-        found = gather_objects(branch_point(branch) if rank() == 0 else None)[0]
-        if found.step >= self.config.max_steps:
-            raise TrainingError(
-                f"the run begins with step {found.step} of {found.path} and max_steps is {self.config.max_steps}",
-                hint="max_steps counts from the first step of the run that is branched: raise it.",
-            )
-        checkpoints.load(found, self.stepper.tensors(), sharded=self.placement.sharded)
-        self.account.step = found.step
-        self.account.tokens = found.state["account"]["tokens"] if rank() == 0 else 0
-        self.note(f"Branched from {found.path} after step {found.step}.")
-
-    def go_on_from(self, found: Checkpoint) -> None:
-        """Everything as it was when the checkpoint was made."""
-        checkpoints.load(found, self.stepper.tensors(), sharded=self.placement.sharded)
-        state = found.state
-        self.account.restore(found.step, state["account"])
-        self.source.seconds = state["feed_seconds"]
-        self.stepper.restore(state["stepper"])
-        self.monitor.restore(state["monitor"])
-        if len(state["random"]) == world_size():
-            restore_random_state(state["random"][rank()])
-        else:
-            self.note(f"The checkpoint was made by {len(state['random'])} processes: random draws will differ.")
-
     @property
     def step(self) -> int:
         """Updates done."""
@@ -227,6 +175,20 @@ class Loop:
     @property
     def checkpoint_folder(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def shards(self) -> int:
+        """Over how many ranks weights and state are shared out."""
+        return 1 if self.config.parallel == "replicas" else world_size()
+
+    def memory_errors(self, when: str, batches: Sequence[Batch] = ()) -> AbstractContextManager[None]:
+        """See `memory.memory_errors`."""
+        return memory_errors(self.home.config, self.config, self.device, when, batches, self.shards)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(steps_saved(self.checkpoint_folder))
 
     @property
     def identity(self) -> str:
@@ -240,14 +202,14 @@ class Loop:
         """One update."""
         began = time.perf_counter()
         following = self.skips.data_step(self.step + 1) if self.step + 1 < self.config.max_steps else None
-        batches = self.source.get(self.skips.data_step(self.step), following)
+        with self.memory_errors(f"in step {self.step}, in the feed"):
+            batches = self.source.get(self.skips.data_step(self.step), following)
         if not any(gather_objects(bool(batches))):
             raise TrainingError(f"step {self.step}: the feed gave no batch")
         tokens = sum(batch.num_tokens for batch in batches)  # before they move: on a GPU, counting would wait for it
         if self.expected_memory is None and batches:
-            shards = world_size() if self.placement.sharded else 1
-            self.expected_memory = foresee(self.home.config, self.config, batches, self.device, shards, self.note)
-        with memory_errors(self.home.config, self.config, batches, self.device, self.step):
+            self.expected_memory = foresee(self.home.config, self.config, batches, self.device, self.shards, self.note)
+        with self.memory_errors(f"in step {self.step}", batches):
             update = self.stepper.update(self.step, batches)
         self.account.add(update, tokens, time.perf_counter() - began)
         self.watchdog.beat()
@@ -261,12 +223,15 @@ class Loop:
         """
         step, config = self.step, self.config
         final = step == config.max_steps
-        saves = final or step % config.save_steps == 0
+        saves = self.save_is_due = final or self.save_is_due or step % config.save_steps == 0
         stop = None
         if self.device.type == "cpu" or saves or self.logs():
-            if self.heed(self.stepper.guard.check(step)):
+            verdict = self.stepper.guard.check(step)
+            if heed(self, verdict):
                 return  # gone back to a checkpoint
-            stop = next((name for name in gather_objects(self.wish.name) if name), None)
+            # In a row of bad steps saving waits: it would push out the checkpoint that a rewind goes back to.
+            saves = final or (saves and not verdict.in_a_row)
+            stop = self.asked_to_stop()
             self.saver.poll()
         if saves or stop:
             self.save(final=final or stop is not None)
@@ -274,49 +239,24 @@ class Loop:
             self.leave(stop)
         self.finish_step()
 
+    def finish(self) -> None:
+        """Everything is trained and saved: wait for uploads, hand the model back, heed who asked to stop meanwhile."""
+        with self.watchdog.paused():
+            self.saver.close(UPLOAD_PATIENCE_SECONDS, lambda: self.wish.wished)
+        self.stepper.finish()
+        stop = self.asked_to_stop()
+        if stop:
+            raise self.wish.interrupted(self.step, self.config.max_steps, stop)
+
+    def asked_to_stop(self) -> str | None:
+        """What asks this or another rank to stop."""
+        return next((name for name in gather_objects(self.wish.name) if name), None)
+
     def leave(self, reason: str | None) -> None:
         """Raise `Interrupted`; this step is saved."""
-        self.saver.close()
+        with self.watchdog.paused():
+            self.saver.close()
         raise self.wish.interrupted(self.step, self.config.max_steps, reason)
-
-    def heed(self, verdict: Verdict) -> bool:
-        """Record updates that were left out; after too many in a row go back (True), or give up (TrainingError)."""
-        documents: list[str] = []
-        for one in verdict.new:
-            documents = self.source.describe(self.skips.data_step(one.step))
-            self.skips.log(one, documents)
-        if verdict.new:
-            self.note(warning(verdict.new, self.stepper.guard.skipped))
-        if verdict.empty:
-            raise diagnosis(verdict, self.step, self.config, self.skips.count)
-        if verdict.in_a_row < self.config.max_skipped_in_a_row:
-            return False
-        if self.skips.count < self.config.max_rewinds and self.go_back(verdict, documents):
-            return True
-        raise diagnosis(verdict, self.step, self.config, self.skips.count)
-
-    def go_back(self, verdict: Verdict, documents: Sequence[str]) -> bool:
-        """To the newest checkpoint from before the bad steps, leaving out what was read since; False without one."""
-        self.saver.wait()
-        found = self.newest_checkpoint(self.step - verdict.in_a_row + 1)
-        if found is None:
-            return False
-        failed, skipped = self.step, self.stepper.guard.skipped
-        reason = verdict.new[-1].reason if verdict.new else "as told before"
-        self.saver.back_to(found.step)
-        self.go_on_from(found)
-        self.skips.rewind(found.step, failed, reason, documents)
-        self.stepper.guard.rewound(skipped)
-        if rank() == 0:
-            self.log.cut_back(found.step - 1)
-        self.note(
-            f"WARNING: step {failed}: {verdict.in_a_row} bad updates in a row ({reason}). Went back to step "
-            f"{found.step}; the batches read since then are left out (rewind {self.skips.count} of "
-            f"{self.config.max_rewinds})."
-        )
-        barrier()
-        self.finish_step()  # as after a resume
-        return True
 
     def logs(self) -> bool:
         """Whether this step has a line in the metrics (if no hook gives it one)."""
@@ -377,6 +317,8 @@ class Loop:
         """A checkpoint of this moment; `final`: on the disk when this returns."""
         state = {
             "account": self.account.state(),
+            "data_step": self.skips.data_step(self.step),
+            "rows": first_row(self.config, self.skips.data_step(self.step)),
             "feed_seconds": self.source.seconds,
             "stepper": self.stepper.state(),
             "monitor": self.monitor.state(),
@@ -386,6 +328,7 @@ class Loop:
             self.log.sync()
         with self.watchdog.paused():
             self.saver.save(self.step, self.stepper.tensors(), state, final=final)
+        self.save_is_due = False
 
     def note(self, text: str) -> None:
         """Tell the user, once, whatever the number of processes."""

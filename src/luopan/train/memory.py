@@ -196,22 +196,17 @@ def available_bytes(device: torch.device) -> int | None:
     return int(psutil.virtual_memory().available)
 
 
-def estimate_for(
-    model: ModelConfig, config: TrainConfig, batches: Sequence[Batch], device: torch.device, shards: int = 1
-) -> MemoryEstimate:
-    """The estimate for the batches of a step: the largest micro-batch counts."""
+def shape_of(batches: Sequence[Batch], model: ModelConfig, config: TrainConfig) -> dict[str, Any]:
+    """What `estimate_memory` wants to know of a step's batches: the largest micro-batch counts.
+
+    Without a batch: full rows as long as the context, as many as the configuration says.
+    """
+    if not batches:
+        return {"rows": config.per_device_train_batch_size, "length": model.max_position_embeddings}
     largest = max(batches, key=lambda batch: batch.input_ids.numel())
     rows, length = largest.input_ids.shape
-    return estimate_memory(
-        model,
-        config,
-        rows=rows,
-        length=length,
-        device_type=device.type,
-        packed=not largest.layout.is_causal,
-        trained=largest.num_targets / largest.input_ids.numel(),
-        shards=shards,
-    )
+    trained = largest.num_targets / largest.input_ids.numel()
+    return {"rows": rows, "length": length, "packed": not largest.layout.is_causal, "trained": trained}
 
 
 def foresee(
@@ -223,7 +218,8 @@ def foresee(
     note: Callable[[str], None],
 ) -> MemoryEstimate:
     """The estimate for a run that is about to make its first step; a note where there is not enough."""
-    estimate = estimate_for(model, config, batches, device, shards)
+    shape = shape_of(batches, model, config)
+    estimate = estimate_memory(model, config, device_type=device.type, shards=shards, **shape)
     warning = shortage(estimate, device)
     if warning:
         note(warning)
@@ -252,15 +248,11 @@ def cheaper(
 
     now = left(config)
     options: list[tuple[str, int]] = []
-    if rows > 1:
-        halved = config.model_copy(update={"gradient_accumulation_steps": 2 * config.gradient_accumulation_steps})
-        options.append(
-            (
-                f"per_device_train_batch_size={rows // 2} gradient_accumulation_steps="
-                f"{2 * config.gradient_accumulation_steps} (the same result)",
-                left(halved, rows=rows // 2),
-            )
-        )
+    smaller, whole = rows // 2, config.rows_per_step
+    if smaller and config.interchangeable and whole % smaller == 0:
+        cut = {"per_device_train_batch_size": smaller, "gradient_accumulation_steps": whole // smaller}
+        setting = " ".join(f"{name}={value}" for name, value in cut.items())
+        options.append((f"{setting} (the same result)", left(config.model_copy(update=cut), rows=smaller)))
     if config.async_save:
         options.append(
             ("async_save=false (each save stops training)", left(config.model_copy(update={"async_save": False})))
@@ -297,7 +289,12 @@ def largest_batch(
 
 @contextmanager
 def memory_errors(
-    model: ModelConfig, config: TrainConfig, batches: Sequence[Batch], device: torch.device, step: int
+    model: ModelConfig,
+    config: TrainConfig,
+    device: torch.device,
+    when: str,
+    batches: Sequence[Batch] = (),
+    shards: int = 1,
 ) -> Iterator[None]:
     """Turns an allocation that failed into a TrainingError with the estimate and the three cheapest changes."""
     try:
@@ -305,12 +302,11 @@ def memory_errors(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        largest = max(batches, key=lambda batch: batch.input_ids.numel())
-        rows, length = largest.input_ids.shape
-        changes = cheaper(model, config, rows=rows, length=length, device_type=device.type)
+        shape = {**shape_of(batches, model, config), "device_type": device.type, "shards": shards}
+        changes = cheaper(model, config, **shape)
         advice = "; ".join(f"{text}: {size_text(size)}" for text, size in changes[:3])
         raise TrainingError(
-            f"out of memory in step {step}: expected {estimate_for(model, config, batches, device).text()}",
+            f"out of memory {when}: expected {estimate_memory(model, config, **shape).text()}",
             hint=f"The cheapest changes and what they would need: {advice}." if advice else "Use a smaller model.",
         ) from error
 

@@ -45,9 +45,10 @@ class NoiseScale:
         self.sums = torch.where(torch.isfinite(new).all(), self.sums.lerp(new, 1.0 - self.decay), self.sums)
 
     def value(self) -> float:
-        """The noise scale, read from the device; nan where there is none (yet): no step, or a signal lost in noise."""
+        """The noise scale, read from the device; nan where there is none (yet): no step, or one of
+        the two estimates lost in the other."""
         signal, noise, weight = self.sums.tolist()
-        return noise / signal if weight > 0 and signal > 0 else math.nan
+        return noise / signal if weight > 0 and signal > 0 and noise > 0 else math.nan
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint, as JSON; exact."""

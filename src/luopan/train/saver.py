@@ -156,8 +156,9 @@ class Saver:
             self.retention.forget_after(step)
         self.sound = None
 
-    def close(self, patience: float = 0.0) -> None:
-        """The end: wait for the save under way, and up to `patience` seconds for uploads; tell of what is left."""
+    def close(self, patience: float = 0.0, hurried: Callable[[], bool] = lambda: False) -> None:
+        """The end: wait for the save under way, and up to `patience` seconds for uploads, or until `hurried` says so;
+        tell of what is left."""
         self.wait()
         if rank() != 0:
             return
@@ -165,7 +166,7 @@ class Saver:
         if warning:
             self.note(warning)
         if self.uploader:
-            self.uploader.close(patience)
+            self.uploader.close(patience, hurried)
 
 
 def to_host(tensors: Tensors) -> Tensors | None:

@@ -40,6 +40,11 @@ class Rewind:
     offset: int
     reason: str
     documents: tuple[str, ...] = ()
+    skipped: int = 0
+    """Updates left out so far in the whole run, these included."""
+
+
+BRANCHED = "branched"
 
 
 class Skips:
@@ -53,7 +58,7 @@ class Skips:
     @property
     def count(self) -> int:
         """How often the run has gone back."""
-        return len(self.rewinds)
+        return sum(rewind.reason != BRANCHED for rewind in self.rewinds)
 
     def data_step(self, update: int) -> int:
         """The step to ask the feed for in update `update` (both count from 0)."""
@@ -63,7 +68,18 @@ class Skips:
                 return update + rewind.offset
         return update
 
-    def rewind(self, from_update: int, to_update: int, reason: str, documents: Sequence[str] = ()) -> None:
+    def skipped_before(self, update: int) -> int:
+        """Updates that had been left out when the run went back to `update`; 0 if it never did."""
+        return max((rewind.skipped for rewind in self.rewinds if rewind.update == update), default=0)
+
+    def begin_at(self, update: int, offset: int) -> None:
+        """The run begins with `update` as the branch of one that was `offset` data steps ahead of its updates."""
+        self.rewinds = [Rewind(update, offset, BRANCHED)] if offset else []
+        self.write()
+
+    def rewind(
+        self, from_update: int, to_update: int, reason: str, documents: Sequence[str] = (), skipped: int = 0
+    ) -> None:
         """The run goes back from `to_update` updates to `from_update`: what was read between them is left out.
 
         Raises `ArtifactError` where that cannot be written down: training on would not be repeatable.
@@ -71,8 +87,13 @@ class Skips:
         if not 0 <= from_update < to_update:
             raise ValueError(f"cannot go back from update {to_update} to update {from_update}")
         offset = self.data_step(to_update) - from_update
-        self.rewinds = [*self.rewinds, Rewind(from_update, offset, reason, tuple(documents))]
-        if rank() == 0:
+        self.rewinds = [*self.rewinds, Rewind(from_update, offset, reason, tuple(documents), skipped)]
+        self.write()
+
+    def write(self) -> None:
+        """Onto the disk, before training goes on."""
+        if rank() == 0 and (self.rewinds or self.path.exists()):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write_json(self.path, [asdict(rewind) for rewind in self.rewinds])
 
     def begin(self, update: int) -> None:
@@ -110,7 +131,13 @@ def read_rewinds(path: Path) -> list[Rewind]:
         with mend_os_errors(path):
             values = json.loads(path.read_text(encoding="utf-8"))
         return [
-            Rewind(int(one["update"]), int(one["offset"]), str(one["reason"]), tuple(one["documents"]))
+            Rewind(
+                int(one["update"]),
+                int(one["offset"]),
+                str(one["reason"]),
+                tuple(one["documents"]),
+                int(one.get("skipped", 0)),
+            )
             for one in values
         ]
     except (ValueError, KeyError, TypeError):

@@ -171,7 +171,9 @@ def warning(new: tuple[Skipped, ...], total: int) -> str:
     )
 
 
-def diagnosis(verdict: Verdict, step: int, config: TrainConfig, rewinds: int) -> TrainingError:
+def diagnosis(
+    verdict: Verdict, step: int, config: TrainConfig, rewinds: int, has_checkpoint: bool = False
+) -> TrainingError:
     """The error for a run that cannot go on: an empty step, or bad steps in a row with no rewind left."""
     if verdict.empty:
         place = next((one.step for one in verdict.new if one.reason == "no trained token"), step - 1)
@@ -187,6 +189,6 @@ def diagnosis(verdict: Verdict, step: int, config: TrainConfig, rewinds: int) ->
         hint=(
             "Lower learning_rate or max_grad_norm, or lengthen the warm-up; skipped.jsonl names the documents. "
             + ("If such steps are right for this data: spike_sigma: null. " if high else "")
-            + "The last checkpoint is sound."
+            + ("The last checkpoint is sound." if has_checkpoint else "There is no checkpoint yet.")
         ),
     )

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from luopan.errors import RecipeError
@@ -69,7 +68,7 @@ class Stepper:
         self.placement.model.train()  # a feed that generates may leave it in evaluation mode
         sums = torch.zeros(2, device=self.device)  # loss and weight
         metrics = []
-        small: tuple[Tensor, Tensor] | None = None
+        small = torch.zeros(3, device=self.device)
         rounds = self.placement.rounds(len(batches))
         for number in range(rounds):
             with self.placement.micro_batch(last=number == rounds - 1):
@@ -82,6 +81,8 @@ class Stepper:
             if self.probe is not None and number == 0:
                 small = self.small_batch(term)
         self.placement.sum_gradients(sums)
+        if self.probe is not None:
+            sum_over_ranks([small])
         return self.apply(step, sums, merge_metrics(metrics), small)
 
     def backward(self, batch: Batch) -> LossTerm:
@@ -91,7 +92,7 @@ class Stepper:
         term.total.backward()
         return LossTerm(term.total.detach(), term.weight.detach(), term.metrics)
 
-    def apply(self, step: int, sums: Tensor, metrics: dict[str, Metric], small: tuple[Tensor, Tensor] | None) -> Update:
+    def apply(self, step: int, sums: Tensor, metrics: dict[str, Metric], small: Tensor) -> Update:
         """The gradients are the step's sums: judge, clip, update."""
         if not self.gradients_checked:
             self.gradients_checked = gradients_reach_all(self.optimizer.parameters, step)
@@ -99,8 +100,8 @@ class Stepper:
         norm, group_norms = self.optimizer.gradient_norms()
         norm = norm / weight
         bad = self.guard.judge(total / weight, norm, weight)
-        if self.probe is not None and small is not None:
-            self.probe.add(small[0], norm.square(), small[1], weight)
+        if self.probe is not None:
+            self.probe.add(small[0] / small[2], norm.square(), small[1] / small[2], weight)
         self.optimizer.set_learning_rate(learning_rate_at(self.config, step))
         self.optimizer.step(gradient_scale(norm, weight, self.config.max_grad_norm), bad)
         self.optimizer.zero_grad()
@@ -117,14 +118,11 @@ class Stepper:
         metrics |= {name: (value, one) for name, value in figures.items()}
         return Update(bad, norm, metrics)
 
-    def small_batch(self, term: LossTerm) -> tuple[Tensor, Tensor]:
-        """Squared gradient norm and weight of the first micro-batch, a mean over ranks: for the noise scale."""
+    def small_batch(self, term: LossTerm) -> Tensor:
+        """Of the first micro-batch: squared gradient norm, weight, and 1 to count it by, for the noise scale."""
         norm, _ = gradient_norms(self.optimizer.groups, self.optimizer.gradients())
-        pair = torch.stack(((norm / term.weight).square(), term.weight.to(norm)))
-        if world_size() > 1:
-            dist.all_reduce(pair)
-            pair = pair / world_size()
-        return pair[0], pair[1]
+        weight = term.weight.to(norm)
+        return torch.stack(((norm / weight).square(), weight, torch.ones_like(norm)))
 
     # ---- what it holds ----
 

@@ -82,11 +82,14 @@ class Uploader:
         path = checkpoints.checkpoint_path(self.folder, step)
         return path.name in self.done and self.done[path.name] == content(path)
 
-    def close(self, patience: float) -> None:
-        """Wait up to `patience` seconds for what is under way; one line tells of checkpoints that were not copied."""
+    def close(self, patience: float, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Wait up to `patience` seconds, or until `hurried` says so, for what is under way; one line tells of
+        checkpoints that were not copied."""
         until = time.monotonic() + patience
+        if self.waiting and patience:
+            self.note(f"Waiting for uploads, at most {patience / 60:.0f} min; Ctrl-C leaves them for the next time.")
         with self.change:
-            while self.waiting and time.monotonic() < until:
+            while self.waiting and time.monotonic() < until and not hurried():
                 self.change.wait(min(1.0, max(until - time.monotonic(), 0.01)))
             left = len(self.waiting)
             self.leaving.set()
