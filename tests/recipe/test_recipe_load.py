@@ -9,6 +9,7 @@ import pytest
 from recipe_models import TrialRecipe
 
 from luopan.errors import RecipeError
+from luopan.model.presets import preset
 from luopan.recipe.load import find_recipe, load_recipe, shipped_recipes
 from luopan.recipe.lock import lock_text
 from luopan.recipe.problems import RecipeProblems
@@ -216,3 +217,22 @@ def test_mappings_and_recipe_objects_are_recipes_too(tmp_path: Path) -> None:
         load_recipe(loaded.recipe, ["a.steps=4"])
     with pytest.raises(RecipeProblems, match=r"recipe: stages\.a\.stepz: unknown key"):
         load_recipe({"name": "t", "stages": {"a": {"kind": "make", "stepz": 3}}}, model=TrialRecipe)
+
+
+def test_a_preset_can_be_set_from_the_command_line_though_it_is_no_field() -> None:
+    recipe = {
+        "name": "shapes",
+        "corpus": {"path": "texts"},
+        "stages": {
+            "curate": {"kind": "curate"},
+            "tok": {"kind": "tokenizer", "corpus": "curate", "vocab_size": 2048},
+            "base": {
+                "kind": "pretrain", "corpus": "curate", "tokenizer": "tok", "sequence_length": 64, "max_steps": 2,
+                "learning_rate": 1e-3, "model": {"vocab_size": 2048},
+            },
+        },
+    }  # fmt: skip
+    loaded = load_recipe(recipe, ["base.model.preset=nano-5m"]).recipe.stages["base"].model
+    assert loaded == preset("nano-5m").model_copy(update={"vocab_size": 2048})
+    with pytest.raises(RecipeError, match="nano-5m"):
+        load_recipe(recipe, ["base.model.preset=nano-6m"])

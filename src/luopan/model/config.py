@@ -7,9 +7,10 @@ What may not be said together is in `checks.py`, the counting in `sizes.py`, nam
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from luopan.model import checks, sizes
 from luopan.model.presets import PRESETS, expand
@@ -62,6 +63,10 @@ class ModelConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_describe_preset)
+    # Keys that may be written though they are no fields: they are expanded before anything is checked.
+    WRITABLE: ClassVar[dict[str, FieldInfo]] = {
+        "preset": FieldInfo(annotation=str, default=None, description="a named shape that the other keys change")
+    }
 
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)

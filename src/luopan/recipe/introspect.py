@@ -76,7 +76,8 @@ def _step(annotation: Any, data: object, key: Key) -> Iterator[Any]:
 
 def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The keys a model takes, by the name they are written with (their alias where they have one)."""
-    return {field.alias or name: field for name, field in model.model_fields.items()}
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    return {**fields, **getattr(model, "WRITABLE", {})}
 
 
 def known_keys(root: Any, data: object, path: KeyPath) -> list[str]:
