@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from luopan.errors import DataError
-from luopan.tokens.order import DataOrder, PackedOrder, permutation, sequence_numbers
+from luopan.tokens.order import DataOrder, PackedOrder, permutation
 
 WEB = [7, 1, 30, 4, 4, 12, 2, 9]  # 69 tokens in 8 documents
 BOOKS = [50, 3, 21]  # 74 tokens
@@ -85,21 +85,6 @@ def test_a_row_does_not_depend_on_what_was_read_before() -> None:
     assert [DataOrder(lengths, {"web": 7, "books": 3}, 16, seed=5).row(n) for n in range(200)] == forward
     assert [DataOrder(lengths, {"web": 0.7, "books": 0.3}, 16, seed=6).row(n) for n in range(200)] != forward
 
-
-@pytest.mark.parametrize(
-    ("per_device", "accumulation", "world"), [(32, 1, 1), (4, 8, 1), (4, 4, 2), (1, 8, 4), (8, 1, 4)]
-)
-def test_a_step_reads_the_same_rows_however_it_is_cut(per_device: int, accumulation: int, world: int) -> None:
-    for step in (0, 1, 7):
-        numbers = [
-            n
-            for micro in range(accumulation)
-            for rank in range(world)
-            for n in sequence_numbers(
-                step, per_device=per_device, accumulation=accumulation, micro=micro, rank=rank, world_size=world
-            )
-        ]
-        assert numbers == list(range(step * 32, step * 32 + 32))
 
 
 @pytest.mark.parametrize("weights", [[0.7, 0.3], [1, 1, 1], [0.9, 0.05, 0.03, 0.02], [1e-3, 1], [5]])

@@ -67,18 +67,6 @@ def permutation(size: int, *key: object) -> np.ndarray:
     return np.argsort(draws, kind="stable")
 
 
-def sequence_numbers(
-    step: int, *, per_device: int, accumulation: int = 1, micro: int = 0, rank: int = 0, world_size: int = 1
-) -> range:
-    """The sequences that `rank` reads in micro-batch `micro` of `step`.
-
-    Over all ranks and micro-batches a step covers a contiguous run of n, whatever way it is cut.
-    """
-    assert 0 <= micro < accumulation and 0 <= rank < world_size
-    first = ((step * accumulation + micro) * world_size + rank) * per_device
-    return range(first, first + per_device)
-
-
 class DataOrder:
     """The order of a run over several token sources.
 
