@@ -86,7 +86,6 @@ def test_a_row_does_not_depend_on_what_was_read_before() -> None:
     assert [DataOrder(lengths, {"web": 0.7, "books": 0.3}, 16, seed=6).row(n) for n in range(200)] != forward
 
 
-
 @pytest.mark.parametrize("weights", [[0.7, 0.3], [1, 1, 1], [0.9, 0.05, 0.03, 0.02], [1e-3, 1], [5]])
 def test_every_source_keeps_its_share_all_the_time(weights: list[float]) -> None:
     names = [f"s{i}" for i in range(len(weights))]

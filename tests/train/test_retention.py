@@ -14,7 +14,7 @@ from luopan.train.retention import Retention, read_back
 
 
 def config(**changes) -> TrainConfig:
-    return TrainConfig(learning_rate=1e-2, max_steps=100, save_steps=1, **changes)
+    return TrainConfig(learning_rate=1e-2, max_steps=100, save_steps=1, logging_steps=1, **changes)
 
 
 def folders(path: Path, steps) -> None:

@@ -18,7 +18,16 @@ from luopan.train.saver import Saver
 
 
 def config(**changes) -> TrainConfig:
-    return TrainConfig(**{"learning_rate": 1e-2, "max_steps": 100, "save_steps": 1, "save_total_limit": 1, **changes})
+    return TrainConfig(
+        **{
+            "learning_rate": 1e-2,
+            "max_steps": 100,
+            "save_steps": 1,
+            "logging_steps": 1,
+            "save_total_limit": 1,
+            **changes,
+        }
+    )
 
 
 def tensors(value: float = 0.0) -> dict:

@@ -168,3 +168,12 @@ def test_no_torch_is_imported() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'rich')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_best_checkpoint_needs_a_figure_at_every_save() -> None:
+    with pytest.raises(ValidationError, match="save_steps 25 is not a multiple of logging_steps 10"):
+        TrainConfig(learning_rate=1e-3, max_steps=100, save_steps=25, keep_best="loss")
+    assert TrainConfig(learning_rate=1e-3, max_steps=100, save_steps=20, keep_best="loss").best_metric == (
+        "loss",
+        False,
+    )

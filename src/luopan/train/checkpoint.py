@@ -151,7 +151,7 @@ def newest_sound(folder: Path, *, identity: str, note: Note, before: int | None 
             manifest = verify(path)
             state = json.loads((path / STATE_NAME).read_text(encoding="utf-8"))
             # The manifest vouches for every file but itself.
-            if state.get("identity") != manifest.identity:
+            if state.pop("identity", None) != manifest.identity:
                 raise ArtifactError("manifest and state name different runs", where=path)
         except (ArtifactError, OSError, ValueError) as error:
             set_aside(path, error, note)

@@ -86,7 +86,7 @@ class Uploader:
         """Wait up to `patience` seconds, or until `hurried` says so, for what is under way; one line tells of
         checkpoints that were not copied."""
         until = time.monotonic() + patience
-        if self.waiting and patience:
+        if self.waiting and patience >= 60.0:
             self.note(f"Waiting for uploads, at most {patience / 60:.0f} min; Ctrl-C leaves them for the next time.")
         with self.change:
             while self.waiting and time.monotonic() < until and not hurried():
