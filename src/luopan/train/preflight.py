@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import shutil
 
-from luopan.errors import RecipeError, TrainingError
+from luopan.errors import RecipeError
 from luopan.train.config import OptimizerConfig, TrainConfig
 from luopan.train.device import pick_device
 from luopan.train.optimizer import check_device
+from luopan.train.tracking import not_installed
 
 
 def check_training(config: OptimizerConfig) -> None:
@@ -18,10 +19,7 @@ def check_training(config: OptimizerConfig) -> None:
         return
     for name in config.report_to:
         if importlib.util.find_spec(name) is None:
-            raise TrainingError(
-                f"report_to names {name}, which is not installed",
-                hint=f"pip install {name}, or take it out of report_to; metrics.jsonl is written in any case.",
-            )
+            raise not_installed(name)
     for key in ("upload_command", "upload_verify_command"):
         words = getattr(config, key)
         if words and shutil.which(words[0]) is None:

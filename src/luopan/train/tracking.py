@@ -169,11 +169,16 @@ def make_writer(name: str, folder: Path, settings: dict[str, Any], step: int) ->
     try:
         return makers[name](name, folder, settings, step)
     except ImportError:
-        raise TrainingError(
-            f"report_to names {name}, which is not installed",
-            where=folder,
-            hint=f"pip install {name}, or take it out of report_to; metrics.jsonl is written in any case.",
-        ) from None
+        raise not_installed(name, folder) from None
+
+
+def not_installed(name: str, where: Path | None = None) -> TrainingError:
+    """The error for a package of `report_to` that is missing."""
+    return TrainingError(
+        f"report_to names {name}, which is not installed",
+        where=where,
+        hint=f"pip install {name}, or take it out of report_to; metrics.jsonl is written in any case.",
+    )
 
 
 class TensorBoardWriter:
