@@ -8,23 +8,24 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from luopan.corpus.config import CorpusSource, CurateConfig, FileSource, HeldOutConfig, PackagedSource
+from luopan.corpus.config import CurateConfig, HeldOutConfig
+from luopan.corpus.source_config import CorpusSource, FileSource, PackagedSource
 
 
 def test_nothing_given_reads_the_packaged_texts_and_only_the_plays_may_be_missing():
-    sources = CorpusSource().sources()
+    sources = CorpusSource().all_sources()
     assert [source.name for source in sources] == ["scripture", "plays", "python-docs", "docstrings"]
     assert [source.name for source in sources if source.optional] == ["plays"]
 
 
 def test_a_path_alone_reads_the_users_files_alone():
-    sources = CorpusSource(path="texts", text_column="body", max_bytes={"files": 1000}).sources()
+    sources = CorpusSource(path="texts", text_column="body", max_bytes={"files": 1000}).all_sources()
     assert sources == (FileSource(path="texts", text_column="body", max_bytes=1000),)
 
 
 def test_path_and_packaged_together_read_both():
     corpus = CorpusSource(path="texts", packaged=("scripture",), max_bytes={"scripture": 5})
-    assert corpus.sources() == (FileSource(path="texts"), PackagedSource(packaged="scripture", max_bytes=5))
+    assert corpus.all_sources() == (FileSource(path="texts"), PackagedSource(packaged="scripture", max_bytes=5))
 
 
 @pytest.mark.parametrize(

@@ -26,16 +26,26 @@ from luopan.corpus import (
     read_rejected,
     read_texts,
 )
-from luopan.corpus.dedup import fingerprint_text
+from luopan.corpus.dedup.exact import digests
+from luopan.corpus import splits
 from luopan.corpus.select import held_out, under_cap
 from luopan.errors import ArtifactError, DataError, DiskFullError
 
-LOOSE = CurateConfig(filters=None)
+LOOSE = CurateConfig(gopher_repetition=None, gopher_quality=None)
 
 
 def write_rows(path: Path, texts) -> FileSource:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return FileSource(path=str(path), name=path.stem)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a corpus, by its name inside."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and curation.SCRATCH not in path.parts
+    }
 
 
 @pytest.fixture
@@ -59,18 +69,18 @@ def test_every_document_is_kept_or_rejected_with_a_reason(source, tmp_path):
     rejected = list(read_rejected(made.rejected))
     assert [(item.step, item.rule) for item in rejected] == [
         ("read", "encoding"),
-        ("dedup", "exact"),
-        ("dedup", "exact"),
-        ("filter", "min_words"),
-        ("filter", "max_top_ngram.2"),
         ("read", "json"),
+        ("gopher_repetition", "max_top_ngram.2"),
+        ("gopher_quality", "min_words"),
+        ("exact", "exact"),
+        ("exact", "exact"),
     ]
-    assert rejected[1].detail == "same text as files/rows.jsonl#4" and rejected[1].where == "rows.jsonl:61"
+    assert rejected[1].where.endswith("rows.jsonl:65")
+    assert rejected[2].where == "rows.jsonl:64" and rejected[2].value > rejected[2].threshold
     assert rejected[3].value == 2 and rejected[3].threshold == 50 and rejected[3].text == "too short"
-    assert rejected[4].where == "rows.jsonl:64" and rejected[4].value > rejected[4].threshold
-    assert rejected[5].where.endswith("rows.jsonl:65")
+    assert rejected[4].detail == "same text as files/rows.jsonl#4" and rejected[4].where == "rows.jsonl:61"
     steps = {step["step"]: step for step in made.funnel["steps"]}
-    counts = [steps[name]["documents"] for name in ("found", "read", "pieces", "filtered", "deduplicated", "capped")]
+    counts = [steps[name]["documents"] for name in ("found", "read", "pieces", "gopher_quality", "exact", "capped")]
     assert counts[0] == 60 + 4 + 1 + 1 + 1 and counts[1] == counts[0] - 2
     pieces = counts[2] - 64
     assert pieces > 4 and counts[3:] == [counts[2] - 2, counts[2] - 4, counts[2] - 4]
@@ -86,30 +96,30 @@ def test_the_result_is_the_same_bytes_every_time_and_everywhere(source, tmp_path
     curate([source], CurateConfig(), tmp_path / "one")
     os.rename(source.path, tmp_path / "moved")
     curate([source.model_copy(update={"path": str(tmp_path / "moved")})], CurateConfig(), tmp_path / "two")
-    for name in ("train.parquet", "held_out.parquet", "funnel.json", "card.json"):
+    for name in ("train/00000.parquet", "held_out/00000.parquet", "funnel.json", "card.json"):
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         moved = one.replace(source.path.encode(), str(tmp_path / "moved").encode())
         assert moved == two, name
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
+        "card.html",
         "card.json",
         "funnel.json",
-        "held_out.parquet",
-        "rejected.parquet",
-        "train.parquet",
+        "held_out",
+        "rejected",
+        "train",
     ]
 
 
 def test_held_out_text_is_not_trained_on_even_if_it_stands_twice(tmp_path):
     texts = [prose(seed % 50) if seed % 3 else prose(seed % 50).replace(" ", "  ").title() for seed in range(400)]
-    config = CurateConfig(filters=None, held_out=HeldOutConfig(fraction=0.3))
+    config = CurateConfig(gopher_repetition=None, gopher_quality=None, held_out=HeldOutConfig(fraction=0.3))
     made = curate([write_rows(tmp_path / "a.jsonl", texts)], config, tmp_path / "out")
-    train = {fingerprint_text(text) for text in read_texts(made.train)}
-    held = {fingerprint_text(text) for text in read_texts(made.held_out)}
+    train, held = (set(map(bytes, digests(list(read_texts(part))))) for part in (made.train, made.held_out))
     assert len(train) + len(held) == 50 and len(held) >= 8 and not train & held
 
 
 def test_more_data_moves_nothing_from_the_held_out_part_to_training(tmp_path):
-    config = CurateConfig(filters=None, held_out=HeldOutConfig(fraction=0.1, min_documents=0))
+    config = CurateConfig(gopher_repetition=None, gopher_quality=None, held_out=HeldOutConfig(fraction=0.1, min_documents=0))
     small = curate([write_rows(tmp_path / "a.jsonl", map(prose, range(200)))], config, tmp_path / "small")
     large = curate([write_rows(tmp_path / "a.jsonl", map(prose, range(400)))], config, tmp_path / "large")
     held = {document.id for document in read_documents(small.held_out)}
@@ -162,6 +172,7 @@ def test_the_data_card_adds_up(source, tmp_path):
     card, texts = made.card, list(read_texts(made.train))
     assert card["documents"]["train"] == len(texts)
     assert card["bytes"]["train"] == sum(len(text.encode()) for text in texts)
+    texts += read_texts(made.held_out)
     assert sum(bucket["documents"] for bucket in card["length_histogram"]) == len(texts)
     for bucket in card["length_histogram"]:
         assert bucket["documents"] == sum(bucket["from"] <= len(text.encode()) < bucket["to"] for text in texts)
@@ -180,13 +191,13 @@ def test_ids_from_the_users_column_are_made_unique(tmp_path):
     assert len(set(ids)) == 20 and "files/same" in ids and "files/same~20" in ids
 
 
-@pytest.mark.parametrize("steps", [{"deduplicate": False}, {"normalise": None}, {"max_document_bytes": None}])
+@pytest.mark.parametrize("steps", [{"exact": None}, {"normalise": None}, {"max_document_bytes": None}])
 def test_steps_can_be_turned_off(source, tmp_path, steps):
     default = curate([source], CurateConfig(max_document_bytes=4096), tmp_path / "a")
     without = curate([source], CurateConfig(**{"max_document_bytes": 4096, **steps}), tmp_path / "b")
     assert default.card["documents"] != without.card["documents"] or "normalise" in steps
     rejected = {(row["step"], row["rule"]) for row in without.funnel["rejected"]}
-    assert (("dedup", "exact") in rejected) == ("deduplicate" not in steps)
+    assert (("exact", "exact") in rejected) == ("exact" not in steps)
 
 
 def test_an_empty_corpus_says_what_took_the_documents(tmp_path):
@@ -198,7 +209,7 @@ def test_an_empty_corpus_says_what_took_the_documents(tmp_path):
         curate([FileSource(path=str(folder))], CurateConfig(), tmp_path / "out")
     told = str(caught.value)
     assert "a.txt: min_words 2 (limit 50)" in told and "byte 3 is not UTF-8" in told and "loosen" in told
-    assert not (tmp_path / "out" / "train.parquet").exists()
+    assert not (tmp_path / "out" / "train").exists()
 
 
 def test_an_empty_file_is_an_empty_corpus(tmp_path):
@@ -209,7 +220,7 @@ def test_an_empty_file_is_an_empty_corpus(tmp_path):
     with pytest.raises(DataError, match="UTF-8"):
         curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match="filter/empty"):
+    with pytest.raises(DataError, match="normalise/empty"):
         curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")
 
 
@@ -238,9 +249,8 @@ def test_a_cap_below_every_document_is_an_error(tmp_path):
 def test_a_missing_package_is_noted_if_it_is_optional_and_an_error_if_not(source, tmp_path, monkeypatch):
     def missing(name):
         raise DataError("the packaged text 'plays' is not installed", hint="Install it: pip install x")
-        yield
 
-    monkeypatch.setattr(curation, "read_packaged", missing)
+    monkeypatch.setattr(splits, "check_packaged", missing)
     made = curate([source, PackagedSource(packaged="plays", optional=True)], CurateConfig(), tmp_path / "out")
     assert "pip install x" in made.funnel["notes"][0]
     assert made.card["sources"]["plays"]["documents"] == {"train": 0, "held_out": 0}
@@ -256,18 +266,18 @@ def test_two_sources_of_one_name_are_an_error(source, tmp_path):
 def test_a_failure_half_way_leaves_the_old_corpus_whole(source, tmp_path, monkeypatch):
     out = tmp_path / "out"
     curate([source], CurateConfig(), out)
-    before = {path.name: sha256_file(path) for path in out.iterdir()}
+    before = checksums(out)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(curation, "write_chosen", full)
+    monkeypatch.setattr(curation, "pass_d", full)
     with pytest.raises(DiskFullError):
         curate([source], LOOSE, out)
-    assert {path.name: sha256_file(path) for path in out.iterdir() if path.is_file()} == before
+    assert checksums(out) == before
     monkeypatch.undo()
     curate([source], CurateConfig(), out)  # what was left over does not stand in the way
-    assert {path.name: sha256_file(path) for path in out.iterdir()} == before
+    assert checksums(out) == before and not (out / curation.SCRATCH).exists()
 
 
 @pytest.mark.parametrize(("number", "error"), [(28, DiskFullError), (30, ArtifactError), (13, ArtifactError)])
@@ -278,7 +288,7 @@ def test_a_full_or_read_only_disk_is_the_users_error(source, tmp_path, monkeypat
     monkeypatch.setattr(curation.store.pq.ParquetWriter, "write_table", refuse)
     with pytest.raises(error):
         curate([source], CurateConfig(), tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert checksums(tmp_path / "out") == {}
 
 
 def test_the_fingerprint_follows_contents_and_names_not_places(source, tmp_path, monkeypatch):
@@ -313,5 +323,5 @@ def test_reading_back_says_what_is_wrong(tmp_path):
 
 def test_normalisation_reaches_the_corpus(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [f"a\r\nb{n}\x07  " for n in range(20)])
-    made = curate([source], CurateConfig(filters=None, normalise=NormaliseConfig()), tmp_path / "o")
+    made = curate([source], LOOSE, tmp_path / "o")
     assert all("\r" not in text and "\x07" not in text and not text.endswith(" ") for text in read_texts(made.train))

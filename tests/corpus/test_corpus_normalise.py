@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import unicodedata
 
 import pytest
 
-from luopan.corpus.config import NormaliseConfig
+from luopan.corpus import encoding
+from luopan.corpus.batch import DocumentBatch
+from luopan.corpus.document import Document
+from luopan.corpus.encoding import fix_encoding, suspicious, unescape_entities
+from luopan.corpus.filter_config import NormaliseConfig
 from luopan.corpus.normalise import cut, normalise, strip_gutenberg
+from luopan.corpus.steps.normalise import normalise as normalise_step
+from luopan.errors import DataError
 
 DEFAULT = NormaliseConfig()
-OFF = NormaliseConfig(nfc=False, strip_control=False, whitespace=False, strip_gutenberg=False)
+PLAIN = NormaliseConfig(fix_encoding=False)
+OFF = NormaliseConfig(
+    fix_encoding=False, unescape_entities=False, nfc=False, strip_control=False, whitespace=False, strip_gutenberg=False
+)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +40,7 @@ OFF = NormaliseConfig(nfc=False, strip_control=False, whitespace=False, strip_gu
     ],
 )
 def test_normalise(raw, clean):
-    assert normalise(raw, DEFAULT) == clean
+    assert normalise(raw, PLAIN) == clean
     assert normalise(clean, DEFAULT) == clean
 
 
@@ -77,3 +88,67 @@ def test_cut_leaves_short_text_alone():
 def test_normal_form_is_reached_even_after_controls_are_dropped():
     text = normalise("e\u200b\u0301", DEFAULT)
     assert text == unicodedata.normalize("NFC", text) == "é"
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("It wasnâ€™t â€œfineâ€\x9d, he said.", "It wasn’t “fine”, he said."),
+        ("Ã©tÃ© Ã  la plage", "été à la plage"),
+        ("a quote \x93in Windows\x94 form\x85", "a quote “in Windows” form…"),
+        ("Привет, as “curly” – text… naïve café €5", "Привет, as “curly” – text… naïve café €5"),
+        ("今天天气很好，“我们”走吧。", "今天天气很好，“我们”走吧。"),
+        ("fine\nnot Ã©\nfine", "fine\nnot é\nfine"),
+    ],
+)
+def test_wrongly_decoded_text_is_mended(raw, clean):
+    pytest.importorskip("ftfy")
+    assert normalise(raw, DEFAULT) == clean
+
+
+def test_nothing_that_ftfy_would_mend_is_passed_over():
+    pytest.importorskip("ftfy")
+    from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
+
+    source = random.Random(1)
+    drawn = [chr(c) for c in range(0x20, 0x180)] + [
+        c for group in MOJIBAKE_CATEGORIES.values() for c in group.replace("-", "")
+    ]
+    drawn += list("aé ÃÂ√≈‚вЂβ€āГўВЖØÙ×œŒàz.,") * 20
+    bad = 0
+    for _ in range(20_000):
+        text = "".join(source.choices(drawn, k=source.randint(1, 6)))
+        if is_bad(text):
+            bad += 1
+            assert suspicious(text), text
+    assert bad > 2000
+
+
+def test_clean_text_needs_no_ftfy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    encoding.mender.cache_clear()
+    clean = "Naïve “quotes” – and dashes… 今天 Привет"
+    assert fix_encoding(clean.replace("Привет", "")) == clean.replace("Привет", "")
+    with pytest.raises(DataError, match="ftfy") as caught:
+        fix_encoding("broken Ã©")
+    assert "luopan[data]" in (caught.value.hint or "")
+
+
+def test_named_characters_are_resolved_outside_markup():
+    assert unescape_entities("caf&eacute; &amp; bar &#8217; &#x2014; &nosuch; R&D") == "café & bar ’ — &nosuch; R&D"
+    markup = "<p>caf&eacute;</p>"
+    assert normalise(markup, DEFAULT) == markup
+    assert normalise("a&nbsp;b", DEFAULT) == "a b"
+    assert normalise("&amp;", NormaliseConfig(unescape_entities=False)) == "&amp;"
+
+
+def test_the_step_counts_changes_and_rejects_what_is_empty():
+    texts = ["clean text", "odd\u00a0space", " \u200b\n", ""]
+    batch = DocumentBatch.of(Document(str(number), text, "made") for number, text in enumerate(texts))
+    outcome = normalise_step(batch, DEFAULT)
+    assert outcome.batch.ids == ["0", "1"] and outcome.batch.texts == ["clean text", "odd space"]
+    assert [(rejected.id, rejected.step, rejected.rule) for rejected in outcome.rejected] == [
+        ("2", "normalise", "empty"),
+        ("3", "normalise", "empty"),
+    ]
+    assert outcome.counts == {"changed": 2}

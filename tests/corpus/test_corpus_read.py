@@ -11,9 +11,10 @@ import pytest
 import zstandard
 
 from luopan.corpus import read as reading
-from luopan.corpus.config import FileSource
+from luopan.corpus import read_text as text_reading
 from luopan.corpus.document import Document, Rejected
 from luopan.corpus.read import read_files
+from luopan.corpus.source_config import FileSource
 from luopan.errors import DataError
 
 
@@ -133,7 +134,7 @@ def test_a_file_that_is_no_utf8_text_is_set_aside_with_the_byte_offset(tmp_path,
 
 
 def test_a_fault_at_the_border_of_two_blocks_has_the_right_offset(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "SEGMENT", 8)
+    monkeypatch.setattr(text_reading, "SEGMENT", 8)
     (tmp_path / "a.txt").write_bytes("abcdefg€uvw".encode() + b"\xff")  # the euro sign spans bytes 7 to 9
     assert read(tmp_path)[1][0].value == 13
     (tmp_path / "a.txt").write_bytes(b"abcdefg\xe2\x82xyz")
@@ -141,7 +142,7 @@ def test_a_fault_at_the_border_of_two_blocks_has_the_right_offset(tmp_path, monk
 
 
 def test_a_large_text_file_becomes_several_documents_that_join_to_the_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "SEGMENT", 64)
+    monkeypatch.setattr(text_reading, "SEGMENT", 64)
     text = "\n\n".join(f"Paragraph {n} of the tale, é." for n in range(20))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     documents, _ = read(tmp_path)
@@ -179,10 +180,11 @@ def test_a_broken_parquet_file_and_one_without_the_column_are_set_aside(tmp_path
 def test_an_unreadable_file_is_set_aside(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("a")
 
-    def refuse(path):
+    def refuse(source, found, part):
         raise PermissionError(13, "Permission denied")
+        yield
 
-    monkeypatch.setattr(reading, "text_fault", refuse)
+    monkeypatch.setitem(reading.READERS, ".txt", refuse)
     assert [(item.rule, item.detail) for item in read(tmp_path)[1]] == [("unreadable", "Permission denied")]
 
 

@@ -55,9 +55,11 @@ def corpus_artifact(
 ) -> Artifact:
     """A folder as curate leaves it; the last `held_out` texts of every source are held out."""
     place = folder / "corpus"
-    place.mkdir(parents=True)
+    for part in ("train", "held_out"):
+        (place / part).mkdir(parents=True)
     card: dict[str, Any] = {"sources": {}}
-    with Writer(place / "train.parquet", DOCUMENTS) as train, Writer(place / "held_out.parquet", DOCUMENTS) as held:
+    files = [place / part / "00000.parquet" for part in ("train", "held_out")]
+    with Writer(files[0], DOCUMENTS) as train, Writer(files[1], DOCUMENTS) as held:
         for name, texts in sources.items():
             border = len(texts) - held_out
             for number, text in enumerate(texts):

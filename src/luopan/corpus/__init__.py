@@ -11,17 +11,10 @@ Configuration is imported at once, the rest when it is first asked for, so that 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from luopan.corpus.config import (
-    CorpusSource,
-    CurateConfig,
-    FileSource,
-    FilterConfig,
-    HeldOutConfig,
-    NormaliseConfig,
-    PackagedSource,
-    SourceConfig,
-)
+from luopan.corpus.config import CurateConfig, HeldOutConfig
 from luopan.corpus.document import Document, Rejected
+from luopan.corpus.filter_config import NormaliseConfig
+from luopan.corpus.source_config import CorpusSource, FileSource, PackagedSource, SourceConfig
 
 if TYPE_CHECKING:
     from luopan.corpus.curation import Curated, curate
@@ -45,7 +38,6 @@ __all__ = [
     "Curated",
     "Document",
     "FileSource",
-    "FilterConfig",
     "HeldOutConfig",
     "NormaliseConfig",
     "PackagedSource",

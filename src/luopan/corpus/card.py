@@ -1,75 +1,143 @@
-"""The data card: what a corpus is made of, for a person to read and for the report to draw."""
+"""The data card: what a corpus is made of, as plain data for a person, the report and programs.
+
+`stats.py` counts while the corpus is written, this puts the counts in order; `card_page.py` draws them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from luopan.corpus.config import FileSource, PackagedSource, SourceConfig
 from luopan.corpus.packaged import describe
+from luopan.corpus.source_config import PackagedSource, SourceConfig
+from luopan.corpus.stats import KEPT, QUALITY_BUCKETS, SHORTEST_BUCKET, Amount, CorpusStats, SourceStats, merge_amounts
 
-SAMPLES = 3  # per source
-SAMPLE_CHARACTERS = 400
+TOP_SPANS = 20
+TOP_DOMAINS = 50
+# Where no tokenizer counts. Llama 3's, of 128k entries, has 3.94 characters a token in English (arXiv:2407.21783,
+# section 3.2), and Chinese comes to about the same number of bytes; smaller vocabularies need more tokens.
+BYTES_PER_TOKEN = 4.0
 
 
-def origins(sources: Sequence[SourceConfig], streams: Mapping[str, object]) -> dict[str, dict[str, str]]:
-    """Licence and origin of each source, by name."""
+def origins(sources: Sequence[SourceConfig], streams: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+    """Licence and origin of each source, by name; `streams` are those that a program makes."""
     found: dict[str, dict[str, str]] = {}
     for source in sources:
         if isinstance(source, PackagedSource):
             found[source.name] = describe(source.packaged)
         else:
-            found[source.name] = {"licence": licence_of(source), "origin": source.path, "version": ""}
+            found[source.name] = {"licence": source.licence or "not stated", "origin": source.origin, "version": ""}
     for name in streams:
         found[name] = {"licence": "as the program that makes it", "origin": "generated", "version": ""}
     return found
 
 
-def licence_of(source: FileSource) -> str:
-    return source.licence or "not stated"
-
-
-def length_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
-    """Documents by size in bytes: buckets [from, to) that double from 64 on."""
-    if not len(sizes):
-        return []
-    edges = [0, 64]
-    while edges[-1] <= sizes.max():
-        edges.append(edges[-1] * 2)
-    counts, _ = np.histogram(sizes, bins=edges)
-    return [{"from": low, "to": high, "documents": int(count)} for low, high, count in zip(edges, edges[1:], counts)]
-
-
 def data_card(
-    origins: Mapping[str, Mapping[str, str]],
-    train: Mapping[str, np.ndarray],
-    held_out: Mapping[str, np.ndarray],
-    samples: Mapping[str, Sequence[Mapping[str, str]]],
+    origins: Mapping[str, Mapping[str, str]], stats: CorpusStats, funnel: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The card. `train` and `held_out`: bytes of each document, by source; `samples`: {id, text} by source."""
-    everything = np.concatenate([*train.values(), np.empty(0, np.int64)])
+    """The card. `origins`: licence and origin by source, every source of the corpus; `stats`: of the whole corpus;
+    `funnel`: the JSON of its funnel, for what was found in the sources.
+
+    Every figure is {train, held_out} or of both together. Sizes are bytes of UTF-8.
+    """
+    sources = {name: stats.sources.get(name, SourceStats()) for name in [*origins, *sorted(stats.sources)]}
+    kept = {part: Amount() for part in KEPT}
+    languages: dict[str, Amount] = {}
+    for source in sources.values():
+        for part in KEPT:
+            kept[part].merge(source.kept[part])
+        merge_amounts(languages, source.languages)
+    documents = sum(amount.documents for amount in kept.values())
+    found = next((step for step in (funnel or {"steps": []})["steps"] if step["step"] == "found"), None)
     return {
-        "documents": {"train": count(train), "held_out": count(held_out)},
-        "bytes": {"train": total(train), "held_out": total(held_out)},
-        "mean_document_bytes": float(everything.mean()) if len(everything) else 0.0,
-        "length_histogram": length_histogram(everything),
+        "found": {"documents": found["documents"], "bytes": found["bytes"]} if found else None,
+        **figures(kept, stats),
+        "tokens_by": {
+            "counted": stats.tokenizer is not None,
+            "tokenizer": stats.tokenizer,
+            "bytes_per_token": None if stats.tokenizer is not None else BYTES_PER_TOKEN,
+        },
+        "mean_document_bytes": sum(amount.bytes for amount in kept.values()) / documents if documents else 0.0,
+        "length_histogram": length_histogram(stats.lengths),
+        "languages": by_size(languages),
+        "domains": domains(stats),
+        "top_spans": {
+            "counted_one_in": stats.spans.one_in,
+            "spans": [
+                {"text": text, "occurrences": occurrences, "documents": documents}
+                for text, occurrences, documents in stats.spans.top(TOP_SPANS)
+            ],
+        },
+        "pii": dict(sorted(stats.pii.items())),
+        "quality_histogram": quality_histogram(stats.quality),
         "sources": {
             name: {
-                **origin,
-                "documents": {"train": len(train[name]), "held_out": len(held_out[name])},
-                "bytes": {"train": int(train[name].sum()), "held_out": int(held_out[name].sum())},
-                "samples": list(samples.get(name, ())),
+                **origins.get(name, {"licence": "not stated", "origin": "", "version": ""}),
+                **figures(source.kept, stats),
+                "languages": by_size(source.languages),
+                "samples": [source.samples[at] for at in sorted(source.samples)],
             }
-            for name, origin in origins.items()
+            for name, source in sources.items()
         },
+        "rejected_samples": rejected_samples(stats),
     }
 
 
-def count(sizes: Mapping[str, np.ndarray]) -> int:
-    return sum(map(len, sizes.values()))
+def figures(kept: Mapping[str, Amount], stats: CorpusStats) -> dict[str, dict[str, int]]:
+    """Documents, bytes, words and tokens, each for the training and the held-out part."""
+    shown = {name: {part: getattr(kept[part], name) for part in KEPT} for name in ("documents", "bytes", "words")}
+    counted = stats.tokenizer is not None
+    tokens = {part: kept[part].tokens if counted else round(kept[part].bytes / BYTES_PER_TOKEN) for part in KEPT}
+    return {**shown, "tokens": tokens}
 
 
-def total(sizes: Mapping[str, np.ndarray]) -> int:
-    return int(sum(int(each.sum()) for each in sizes.values()))
+def by_size(languages: Mapping[str, Amount]) -> dict[str, dict[str, int]]:
+    """Documents and bytes by language, the largest first."""
+    ordered = sorted(languages.items(), key=lambda item: (-item[1].bytes, item[0]))
+    return {name: {"documents": amount.documents, "bytes": amount.bytes} for name, amount in ordered}
+
+
+def length_histogram(lengths: Mapping[int, int]) -> list[dict[str, int]]:
+    """Documents by size in bytes: buckets [from, to) that double from 64 on, up to the largest document."""
+    if not lengths:
+        return []
+    rows = []
+    for bucket in range(SHORTEST_BUCKET, max(lengths) + 1):
+        low = 0 if bucket == SHORTEST_BUCKET else 1 << (bucket - 1)
+        rows.append({"from": low, "to": 1 << bucket, "documents": lengths.get(bucket, 0)})
+    return rows
+
+
+def quality_histogram(quality: Mapping[int, int]) -> list[dict[str, float]]:
+    """Documents by score: twenty buckets from 0 to 1; empty where nothing was scored."""
+    if not quality:
+        return []
+    edges = [round(bucket / QUALITY_BUCKETS, 4) for bucket in range(QUALITY_BUCKETS + 1)]
+    return [
+        {"from": low, "to": high, "documents": quality.get(bucket, 0)}
+        for bucket, (low, high) in enumerate(pairwise(edges))
+    ]
+
+
+def domains(stats: CorpusStats) -> dict[str, Any]:
+    """The hosts with the most documents; `documents` have a URL, `hosts` are told apart."""
+    ordered = sorted(stats.domains.items(), key=lambda item: (-item[1].documents, -item[1].bytes, item[0]))
+    return {
+        "documents": sum(amount.documents for amount in stats.domains.values()) + stats.other_domains.documents,
+        "hosts": len(stats.domains),
+        "complete": stats.other_domains.documents == 0,
+        "top": [
+            {"host": host, "documents": amount.documents, "bytes": amount.bytes}
+            for host, amount in ordered[:TOP_DOMAINS]
+        ],
+    }
+
+
+def rejected_samples(stats: CorpusStats) -> list[dict[str, Any]]:
+    """A few rejected documents of each rule, in the rules' alphabetical order."""
+    return [
+        {"step": step, "rule": rule, **samples[at]}
+        for (step, rule), samples in sorted(stats.rejected.items())
+        for at in sorted(samples)
+    ]

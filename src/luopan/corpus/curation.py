@@ -1,39 +1,76 @@
-"""From sources to a corpus: read, normalise, cut, filter, deduplicate, cap, hold out; nothing is lost without a reason.
+"""From sources to a corpus: read, clean, filter, deduplicate, decontaminate, cap, hold out; nothing is lost without a reason.
 
-Two passes. The first reads every source once and writes what stays to a scratch file; the second knows all sizes and so
-can honour the caps and the held-out part. Memory is flat but for some 300 bytes per document (its id, its digest, its
-sizes). The result depends on the sources and the configuration alone: not on a seed, the time or the folder.
+The sources are planned into splits of about `split_bytes`, and each pass (`passes.py`) works on them one by one, in as
+many processes as there are; between the passes all splits are looked at together. The result depends on the sources
+and the configuration alone: not on a seed, the time, the folder or the number of workers. What a pass has finished of
+a split is kept in `.curating` until the corpus is whole, so work that is cut off goes on where it was.
 
-Writes `train.parquet`, `held_out.parquet`, `rejected.parquet`, `funnel.json` and `card.json`. Each appears whole, and
-`card.json` last. One process: 4 MB/s of one busy core with all default steps, of which the filters alone do 7.
+Writes `train/`, `held_out/`, `rejected/` (parquet parts), `funnel.json`, `card.json` and `card.html`; the card last.
+Memory: a few megabytes of text per worker; here some 50 bytes per document, for the last choice.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from luopan.artifacts import atomic_write_json, fsync_tree, mend_os_errors
+import numpy as np
+
+from luopan.artifacts import atomic_write_json, atomic_write_text, fsync_tree, mend_os_errors, stable_hash
 from luopan.corpus import store
 from luopan.corpus.card import data_card, origins
-from luopan.corpus.config import CurateConfig, PackagedSource, SourceConfig
-from luopan.corpus.dedup import ExactDeduplicator
-from luopan.corpus.document import Document, Rejected
-from luopan.corpus.filters import first_finding
+from luopan.corpus.card_page import card_html
+from luopan.corpus.chain import funnel_steps
+from luopan.corpus.config import CurateConfig
+from luopan.corpus.dedup import cluster, exact, units
+from luopan.corpus.document import Document
+from luopan.corpus.executor import Executor, executor_for
 from luopan.corpus.funnel import Funnel
-from luopan.corpus.normalise import cut, normalise, utf8_length
-from luopan.corpus.packaged import read_packaged
-from luopan.corpus.read import read_files
-from luopan.corpus.split import Index, choose, write_chosen
+from luopan.corpus.identity import fingerprint
+from luopan.corpus.notes import drops_units
+from luopan.corpus.parts import Place, done_before
+from luopan.corpus.passes import Chosen, ReadTask, Verdicts, pass_a, pass_b, pass_c, pass_d, read_through
+from luopan.corpus.preflight import check_curation
+from luopan.corpus.source_config import SourceConfig
+from luopan.corpus.split import Choice, choose
+from luopan.corpus.splits import plan_splits
+from luopan.corpus.stats import CorpusStats
+from luopan.corpus.steps import decontaminate
+from luopan.corpus.word_lists import versions
 from luopan.errors import DataError
 
 SCRATCH = ".curating"
-FILES = ("train.parquet", "held_out.parquet", "rejected.parquet")
+VERSION = 1  # rises when a pass writes something else, so that work of an older version is not gone on with
+PARTITION_ROWS = 4 << 20  # documents whose digests are compared at once
+
+
+class Watcher(Protocol):
+    """Is told how far the work is (`luopan.train.progress.Progress` is one)."""
+
+    def start(self, stage: str, total: int | None) -> None: ...
+
+    def update(self, step: int, **figures: float) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Unwatched:
+    """Nobody looks."""
+
+    def start(self, stage: str, total: int | None) -> None:
+        pass
+
+    def update(self, step: int, **figures: float) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -48,15 +85,15 @@ class Curated:
 
     @property
     def train(self) -> Path:
-        return self.folder / FILES[0]
+        return self.folder / store.TRAIN
 
     @property
     def held_out(self) -> Path:
-        return self.folder / FILES[1]
+        return self.folder / store.HELD_OUT
 
     @property
     def rejected(self) -> Path:
-        return self.folder / FILES[2]
+        return self.folder / store.REJECTED_PARTS
 
 
 def curate(
@@ -65,188 +102,292 @@ def curate(
     folder: Path,
     *,
     streams: Mapping[str, Iterable[Document]] | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    watcher: Watcher | None = None,
 ) -> Curated:
     """Make a corpus of `sources` in `folder` (created if absent) and say what became of every document.
 
-    `streams` are further documents by source name that are clean already (made by a program): they are deduplicated and
-    split, but neither normalised nor filtered. `note` is called with a line of text now and then.
-    DataError if a path or a required package is missing, or if no document is left; disk errors as in `artifacts`.
+    `streams` are further documents by source name that are clean already (made by a program): they are deduplicated
+    exactly and split, but neither filtered nor compared for likeness. DataError if a path or a required package is
+    missing, or if no document is left; disk errors as in `artifacts`. Called again after it was cut off, it goes on.
     """
     started = time.monotonic()
     streams = dict(streams or {})
     names = [source.name for source in sources] + list(streams)
+    check_names(names)
+    check_curation(config, names)
+    missing: list[str] = []
+    splits = plan_splits(sources, config.split_bytes, missing.append)
+    tasks = [ReadTask(number, split) for number, split in enumerate(splits)]
+    with mend_os_errors(folder):
+        place = Place(folder / SCRATCH)
+        plan = stable_hash([VERSION, *settings(config), state(sources, config), [repr(task.split) for task in tasks], names])
+        resume_or_clear(place, plan)
+        with executor_for(config.executor, config.workers, len(tasks)) as executor:
+            run = Run(config, place, executor, watcher or Unwatched(), names, [s.max_bytes for s in sources])
+            for text in [*missing, *contamination_notes(config)]:
+                run.funnel.note(text)
+            stats = run.all_passes(tasks, streams)
+        card = data_card(origins(sources, streams), stats, run.funnel.to_json())
+        publish(folder, place, run.funnel.to_json(), card)
+    return Curated(folder, card, run.funnel.to_json(), run.funnel.total("read")[1], time.monotonic() - started)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """DataError for two sources of one name."""
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"two sources are called {name!r}", hint="Give each its own name.")
-    funnel = Funnel()
-    with mend_os_errors(folder), workplace(folder) as scratch:
-        with store.Writer(scratch / "rejected.parquet", store.REJECTED) as rejected:
-            first = FirstPass(config, funnel, rejected)
-            with store.Writer(scratch / "kept.parquet", store.DOCUMENTS, "lz4") as kept:
-                for number, source in enumerate(sources):
-                    first.run(number, source.name, documents_of(source, funnel), kept)
-                    note(progress_line(funnel, source.name))
-                for number, (name, stream) in enumerate(streams.items(), len(sources)):
-                    first.run(number, name, stream, kept, clean=True)
-                    note(progress_line(funnel, name))
-            refuse_empty(funnel)
-            caps = [source.max_bytes for source in sources] + [None] * len(streams)
-            choice = choose(first.index, names, caps, config)
-            samples = write_chosen(scratch / "kept.parquet", scratch, choice, names, funnel, rejected)
-        (scratch / "kept.parquet").unlink()
-        fsync_tree(scratch)
-        for file in FILES:
-            (scratch / file).replace(folder / file)
-        train, apart = choice.sizes(choice.train, names), choice.sizes(choice.held_out, names)
-        card = data_card(origins(sources, streams), train, apart, samples)
-        atomic_write_json(folder / "funnel.json", funnel.to_json())
-        atomic_write_json(folder / "card.json", card)
-    read_bytes = funnel.total("read")[1]
-    return Curated(folder, card, funnel.to_json(), read_bytes, time.monotonic() - started)
 
 
-@contextmanager
-def workplace(folder: Path) -> Iterator[Path]:
-    """A scratch folder inside `folder`, which is gone afterwards whatever happens."""
-    scratch = folder / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def state(sources: Sequence[SourceConfig], config: CurateConfig) -> str:
+    """What the result depends on beside the configuration: the sources, files that steps read, installed word lists."""
+    used = [steps.toxicity for steps in (config, *config.per_source.values()) if steps.toxicity is not None]
+    lists = sorted({language for block in used for language in block.languages})
+    return stable_hash([fingerprint(sources, config.files()), versions(tuple(lists))])
 
 
-def refuse_empty(funnel: Funnel) -> None:
-    """DataError, with what took the documents, if none is left."""
-    if funnel.total("deduplicated")[0]:
+def contamination_notes(config: CurateConfig) -> list[str]:
+    """What of the evaluation sets cannot be looked for."""
+    return decontaminate.notes(config.decontaminate) if config.decontaminate is not None else []
+
+
+def settings(config: CurateConfig) -> list[Any]:
+    """What of a configuration the result depends on."""
+    return [config.model_dump(mode="json", exclude=set(config.INCIDENTAL))]
+
+
+def resume_or_clear(place: Place, plan: str) -> None:
+    """Keep what earlier work on the same plan finished; anything else goes."""
+    marker = place.folder / "plan.json"
+    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == plan:
         return
-    found, read = funnel.total("found")[0], funnel.total("read")[0]
-    hint = "Give more text, or loosen the rule that took the most (null turns one off)."
-    if not read:
-        hint = "Mend or convert what is named above; text has to be UTF-8." if found else "The source is empty."
-    lines = "".join(f"\n    {line}" for line in funnel.reasons())
-    raise DataError(f"no document is left of {found:,}{':' if lines else ''}{lines}", hint=hint)
+    shutil.rmtree(place.folder, ignore_errors=True)
+    place.folder.mkdir(parents=True)
+    atomic_write_json(marker, plan)
 
 
-def documents_of(source: SourceConfig, funnel: Funnel) -> Iterator[Document | Rejected]:
-    """The documents of a source; a missing package of an optional one is noted."""
-    if not isinstance(source, PackagedSource):
-        yield from read_files(source)
-        return
-    try:
-        yield from read_packaged(source.packaged)
-    except DataError as error:
-        if not source.optional:
-            raise
-        funnel.note(f"{source.packaged} was left out: {error.message}. {error.hint or ''}".strip())
+class Run:
+    """One run over all passes; the funnel grows as they end."""
 
-
-def progress_line(funnel: Funnel, source: str) -> str:
-    found, left = funnel.left["found"][source], funnel.left["deduplicated"][source]
-    return f"{source}: {left[0]:,} of {found[0]:,} documents stay, {left[1] / 1e6:.1f} MB"
-
-
-class FirstPass:
-    """Reads, normalises, cuts, filters, deduplicates."""
-
-    def __init__(self, config: CurateConfig, funnel: Funnel, rejected: store.Writer) -> None:
-        self.config, self.funnel, self.rejected = config, funnel, rejected
-        self.seen = ExactDeduplicator()
-        self.ids: set[str] = set()
-        self.index = Index()
-
-    def run(
+    def __init__(
         self,
-        number: int,
-        source: str,
-        stream: Iterable[Document | Rejected],
-        kept: store.Writer,
-        *,
-        clean: bool = False,
+        config: CurateConfig,
+        place: Place,
+        executor: Executor,
+        watcher: Watcher,
+        names: Sequence[str],
+        caps: Sequence[int | None],
     ) -> None:
-        """Pass the documents of one source on to `kept`, or to the rejected ones."""
-        for item in stream:
-            if isinstance(item, Rejected):
-                self.funnel.passed("found", source, item.bytes)
-                self.reject(item)
-                continue
-            size = utf8_length(item.text)
-            self.funnel.passed("found", source, size)
-            self.funnel.passed("read", source, size)
-            for piece in [item] if clean else pieces(item, self.config):
-                size = utf8_length(piece.text)
-                self.funnel.passed("pieces", source, size)
-                reason = self.reason_against(piece, size, clean)
-                if reason is not None:
-                    self.reject(reason)
-                    continue
-                piece = self.with_own_id(piece)
-                kept.document(piece)
-                self.index.add(number, size, piece.id)
+        self.config, self.place, self.executor, self.watcher = config, place, executor, watcher
+        self.names = names
+        self.caps = [*caps, *[None] * (len(names) - len(caps))]
+        self.funnel = Funnel(funnel_steps(config))
+        self.source_of: list[int] = []  # of each split: the number of its source
 
-    def reason_against(self, piece: Document, size: int, clean: bool) -> Rejected | None:
-        """Why a piece is left out, or None; counts it after each step that it passes."""
-        if not piece.text.strip():
-            return left_out(piece, size, "filter", "empty", text="")
-        if self.config.filters is not None and not clean:
-            finding = first_finding(piece.text, self.config.filters)
-            if finding is not None:
-                reason = left_out(piece, size, "filter", finding.rule, text=piece.text)
-                return replace(reason, value=float(finding.value), threshold=float(finding.threshold))
-        self.funnel.passed("filtered", piece.source, size)
-        if self.config.deduplicate:
-            twin = self.seen.twin(piece.id, piece.text)
-            if twin is not None:
-                return left_out(piece, size, "dedup", "exact", detail=f"same text as {twin}")
-        self.funnel.passed("deduplicated", piece.source, size)
-        return None
+    def all_passes(self, tasks: Sequence[ReadTask], streams: Mapping[str, Iterable[Document]]) -> CorpusStats:
+        """Do everything; returns what the card says of the documents that stay."""
+        self.read(tasks, streams)
+        before = "a"
+        verdicts = self.exact_verdicts()
+        if drops_units(self.config):
+            verdicts = self.with_unit_drops(verdicts)
+            offsets = self.offsets("a")
+            self.each(pass_b, verdicts, "dropping what is repeated", offsets=offsets)
+            verdicts = [Verdicts(task.number, {}) for task in verdicts]
+            before = "b"
+        verdicts = self.with_names(verdicts, before)
+        if self.config.minhash is not None:
+            verdicts = self.with_near(verdicts, before)
+        self.each(pass_c, verdicts, "leaving out duplicates", offsets=self.offsets(before), before=before)
+        self.refuse_empty()
+        return self.write(self.choice())
 
-    def reject(self, rejected: Rejected) -> None:
-        self.funnel.rejected(rejected)
-        self.rejected.rejected(rejected)
+    def read(self, tasks: Sequence[ReadTask], streams: Mapping[str, Iterable[Document]]) -> None:
+        """Pass A over the splits of the sources, then over what programs make."""
+        total = sum(task.split.bytes for task in tasks)
+        done, megabytes = 0, 0.0
+        sizes = {task.number: task.split.bytes for task in tasks}
+        began = time.monotonic()
+        fresh = [task for task in tasks if done_before(self.place, "a", task.number) is None]
+        if tasks and len(fresh) < len(tasks):
+            self.watcher.note(f"going on: {len(tasks) - len(fresh)} of {len(tasks)} parts were read before")
+        self.watcher.start("reading and filtering (MB)", round(total / 1e6))
 
-    def with_own_id(self, piece: Document) -> Document:
-        """`piece`, renamed if its id (from the user's id column) was seen before."""
-        id, copy = piece.id, 2
-        while id in self.ids:
-            id, copy = f"{piece.id}~{copy}", copy + 1
-        self.ids.add(id)
-        return piece if id == piece.id else Document(id, piece.text, piece.source, piece.meta)
+        def advance(marker: Mapping[str, Any]) -> None:
+            nonlocal done, megabytes
+            done += sizes[marker["number"]]
+            megabytes = done / 1e6
+            self.watcher.update(round(megabytes), megabytes_per_second=megabytes / max(1e-9, time.monotonic() - began))
+
+        work = partial(pass_a, place=self.place, config=self.config)
+        markers = self.executor.map(work, list(tasks), advance)
+        self.source_of = [self.names.index(task.split.source.name) for task in tasks]
+        for number, (name, stream) in enumerate(streams.items(), len(tasks)):
+            earlier = done_before(self.place, "a", number)
+            markers.append(earlier or read_through(number, stream, self.place, self.config, name, clean=True))
+            self.source_of.append(self.names.index(name))
+        for marker in markers:
+            self.funnel.merge(marker["funnel"])
+        for name in self.names:
+            self.watcher.note(self.line(name))
+
+    def line(self, source: str) -> str:
+        found, left = self.funnel.left["found"][source], self.funnel.left[self.last_local][source]
+        return f"{source}: {left[0]:,} of {found[0]:,} documents pass the filters, {left[1] / 1e6:.1f} MB"
+
+    @property
+    def last_local(self) -> str:
+        late = {"exact", "minhash", "decontaminate", "repeated_spans", "sample", "capped", "train", "held_out"}
+        return [step for step in self.funnel.left if step not in late][-1]
+
+    @property
+    def splits(self) -> int:
+        return len(self.source_of)
+
+    def offsets(self, kind: str) -> list[int]:
+        """[splits + 1] where the documents of each split begin, all laid end to end."""
+        rows = [len(np.load(file, mmap_mode="r")) for file in self.place.files(kind, self.splits, "id_keys.npy")]
+        return [0, *np.cumsum(rows).tolist()]
+
+    def partitions(self, kind: str) -> int:
+        return max(1, -(-self.offsets(kind)[-1] // PARTITION_ROWS))
+
+    def exact_verdicts(self) -> list[Verdicts]:
+        """Which documents have the text of an earlier one."""
+        if self.config.exact is None or not self.config.exact.document:
+            return [Verdicts(number, {}) for number in range(self.splits)]
+        files = self.place.files("a", self.splits, "digests.npy")
+        twins = exact.exact_twins(files, self.fresh("exact"), self.executor, self.partitions("a"))
+        return [Verdicts(number, {}, exact=file) for number, file in enumerate(twins)]
+
+    def with_unit_drops(self, verdicts: Sequence[Verdicts]) -> list[Verdicts]:
+        """Which paragraphs or lines came before."""
+        files = self.place.files("a", self.splits, "unit_hashes.npy")
+        drops = units.repeated_units(files, self.fresh("units"), self.executor, self.partitions("a"))
+        return [Verdicts(v.number, v.renamed, v.exact, unit_drops=file) for v, file in zip(verdicts, drops)]
+
+    def with_names(self, verdicts: Sequence[Verdicts], kind: str) -> list[Verdicts]:
+        """Documents that stay and whose id another one has already get `~2`, `~3`, …"""
+        keys = np.concatenate([np.load(f) for f in self.place.files(kind, self.splits, "id_keys.npy")] or [np.zeros(0)])
+        alive = self.alive(verdicts, kind)
+        added: list[dict[int, str]] = [{} for _ in verdicts]
+        order = np.argsort(keys, kind="stable")
+        order = order[alive[order]]
+        same = np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
+        offsets = np.asarray(self.offsets(kind))
+        copies = 1
+        for n, at in enumerate(same.tolist()):
+            copies = copies + 1 if n and same[n - 1] == at - 1 else 2
+            number = int(order[at])
+            split = int(np.searchsorted(offsets, number, side="right")) - 1
+            added[split][number - int(offsets[split])] = f"~{copies}"
+        if len(same):
+            self.funnel.note(f"{len(same):,} document(s) have an id that came before: ~2, ~3 … was added to it")
+        return [Verdicts(v.number, names, v.exact, v.near, v.unit_drops) for v, names in zip(verdicts, added)]
+
+    def alive(self, verdicts: Sequence[Verdicts], kind: str) -> np.ndarray:
+        """[documents] bool: has no exact twin that came before."""
+        offsets = self.offsets(kind)
+        alive = np.ones(offsets[-1], bool)
+        for verdict in verdicts:
+            if verdict.exact is not None:
+                alive[offsets[verdict.number] : offsets[verdict.number + 1]] = np.load(verdict.exact) < 0
+        return alive
+
+    def with_near(self, verdicts: Sequence[Verdicts], kind: str) -> list[Verdicts]:
+        """Which documents are much like one that stays."""
+        assert self.config.minhash is not None
+        self.watcher.note("looking for near duplicates")
+        folder = self.fresh("near")
+        alive, offsets = self.alive(verdicts, kind), self.offsets(kind)
+        alive_files = []
+        for number, near in enumerate(self.place.files(kind, self.splits, "near.npy")):
+            alive_files.append(folder / f"alive-{number:05d}.npy")
+            np.save(alive_files[-1], alive[offsets[number] : offsets[number + 1]] & np.load(near))
+        files = self.place.files(kind, self.splits, "signatures.npy")
+        twins = cluster.near_twins(files, alive_files, folder, self.executor, self.config.minhash)
+        return [Verdicts(v.number, v.renamed, v.exact, file, v.unit_drops) for v, file in zip(verdicts, twins)]
+
+    def fresh(self, name: str) -> Path:
+        """An empty folder for a question that is asked over all splits."""
+        folder = self.place.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def each(self, work: Callable[..., dict[str, Any]], items: Sequence[Any], label: str, **options: Any) -> None:
+        """A pass over all splits, with its funnel added to the whole."""
+        self.watcher.start(label, len(items))
+        done = 0
+
+        def advance(marker: Mapping[str, Any]) -> None:
+            nonlocal done
+            done += 1
+            self.watcher.update(done)
+
+        work = partial(work, place=self.place, config=self.config, **options)
+        for marker in self.executor.map(work, list(items), advance):
+            self.funnel.merge(marker["funnel"])
+
+    def choice(self) -> Choice:
+        """Caps and the held-out part, over all documents that are left."""
+        arrays = {
+            name: [np.load(file) for file in self.place.files("c", self.splits, f"{name}.npy")]
+            for name in ("sizes", "cap_keys", "held_keys")
+        }
+        source = np.repeat(self.source_of, [len(part) for part in arrays["sizes"]])
+        joined = [np.concatenate(parts) for parts in arrays.values()]
+        return choose(source, *joined, self.caps, self.config.held_out)
+
+    def write(self, choice: Choice) -> CorpusStats:
+        """The final parts, and what the card says of them."""
+        rows = [len(np.load(f, mmap_mode="r")) for f in self.place.files("c", self.splits, "sizes.npy")]
+        offsets = [0, *np.cumsum(rows).tolist()]
+        caps = dict(zip(self.names, self.caps))
+        tasks = [
+            Chosen(number, choice.capped[low:high], choice.held_out[low:high], caps)
+            for number, (low, high) in enumerate(zip(offsets, offsets[1:]))
+        ]
+        self.watcher.start("writing", len(tasks))
+        stats = CorpusStats(tokenizer=self.config.tokenizer)
+        done = 0
+
+        def advance(_: object) -> None:
+            nonlocal done
+            done += 1
+            self.watcher.update(done)
+
+        for funnel, part in self.executor.map(partial(pass_d, place=self.place, config=self.config), tasks, advance):
+            self.funnel.merge(funnel)
+            stats.merge(part)
+        held = self.funnel.left["held_out"]
+        for name, (documents, _) in self.funnel.left["capped"].items():
+            if documents and name not in held:
+                self.funnel.note(f"{name} has too few documents to hold one out")
+        return stats
+
+    def refuse_empty(self) -> None:
+        """DataError, with what took the documents, if none is left."""
+        steps = [step for step in self.funnel.left if step not in ("capped", "train", "held_out")]
+        if self.funnel.total(steps[-1])[0]:
+            return
+        found, read = self.funnel.total("found")[0], self.funnel.total("read")[0]
+        hint = "Give more text, or loosen the rule that took the most (null turns one off)."
+        if not read:
+            hint = "Mend or convert what is named above; text has to be UTF-8." if found else "The source is empty."
+        lines = "".join(f"\n    {line}" for line in self.funnel.reasons())
+        raise DataError(f"no document is left of {found:,}{':' if lines else ''}{lines}", hint=hint)
 
 
-def pieces(document: Document, config: CurateConfig) -> list[Document]:
-    """The normalised document, cut where it is too long."""
-    text = document.text if config.normalise is None else normalise(document.text, config.normalise)
-    texts = [text] if config.max_document_bytes is None else cut(text, config.max_document_bytes)
-    if len(texts) == 1:
-        return [Document(document.id, texts[0], document.source, document.meta)]
-    return [
-        Document(f"{document.id}/{number:04d}", part, document.source, {**document.meta, "part": number})
-        for number, part in enumerate(texts, 1)
-    ]
-
-
-def left_out(
-    piece: Document, size: int, step: str, rule: str, *, text: str | None = None, detail: str = ""
-) -> Rejected:
-    return Rejected(
-        id=piece.id,
-        source=piece.source,
-        step=step,
-        rule=rule,
-        detail=detail,
-        where=place(piece),
-        text=text,
-        bytes=size,
-        meta=piece.meta,
-    )
-
-
-def place(document: Document) -> str:
-    """file:row of a document from the user's files, its id otherwise."""
-    file, row = document.meta.get("file"), document.meta.get("row")
-    if file is None:
-        return document.id
-    return f"{file}:{row}" if row is not None else str(file)
+def publish(folder: Path, place: Place, funnel: dict[str, Any], card: dict[str, Any]) -> None:
+    """Move the finished parts to their place; the card last, as the sign that all is there."""
+    (folder / "card.json").unlink(missing_ok=True)
+    for name in (store.TRAIN, store.HELD_OUT, store.REJECTED_PARTS):
+        (place.folder / name).mkdir(exist_ok=True)
+        fsync_tree(place.folder / name)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (place.folder / name).replace(folder / name)
+    atomic_write_json(folder / "funnel.json", funnel)
+    atomic_write_text(folder / "card.html", card_html(card, funnel))
+    atomic_write_json(folder / "card.json", card)
+    shutil.rmtree(place.folder)

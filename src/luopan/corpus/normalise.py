@@ -1,7 +1,7 @@
-"""Make text regular: line endings, Unicode form, control characters, spaces; and cut very long texts.
+"""Make text regular: encoding, line endings, Unicode form, control characters, spaces; and cut very long texts.
 
 Pure functions of text. Tabs, indentation and the zero-width joiners that Persian, Indic scripts and emoji need are
-kept. Mended encodings ("â€™") and markup are not: a document is taken to be text.
+kept. Markup stays: a document is taken to be text.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from luopan.corpus.config import NormaliseConfig
+from luopan.corpus.encoding import fix_encoding, unescape_entities
+from luopan.corpus.filter_config import NormaliseConfig
 
+LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 LINE_ENDING = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # C0 and C1 controls except tab and newline, soft hyphen, zero-width space, word joiner, byte order mark,
 # bidirectional marks and overrides, interlinear marks, non-characters.
@@ -27,8 +29,12 @@ TRAILING_SPACE = re.compile("[ \t\u3000]+(?=\n|\\Z)")
 
 
 def normalise(text: str, config: NormaliseConfig) -> str:
-    """`text` with regular line endings, and whatever `config` asks for."""
-    if "\r" in text or not text.isascii() or LINE_ENDING.search(text):
+    """`text` with regular line endings, and whatever `config` asks for. DataError if that takes a missing library."""
+    if config.fix_encoding:
+        text = fix_encoding(text)
+    if config.unescape_entities:
+        text = unescape_entities(text)
+    if any(end in text for end in LINE_ENDS):
         text = LINE_ENDING.sub("\n", text)
     if config.strip_control:
         text = CONTROL.sub("", text)
@@ -61,7 +67,7 @@ def limit_blank_lines(text: str, most: int) -> str:
 
 def strip_gutenberg(text: str) -> str:
     """`text` without Project Gutenberg's header and licence, where its marks stand."""
-    if "project gutenberg" not in text.lower():
+    if "utenberg" not in text and "UTENBERG" not in text:
         return text
     if start := START_MARK.search(text):
         text = text[start.end() :]

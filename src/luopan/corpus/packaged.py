@@ -49,6 +49,11 @@ def read_packaged(name: str) -> Iterator[Document]:
     return registry()[name].read()
 
 
+def check_packaged(name: str) -> None:
+    """DataError, naming the command to type, if a packaged text cannot be read here. Reads its first document."""
+    next(read_packaged(name), None)
+
+
 def describe(name: str) -> dict[str, str]:
     """Licence, origin and version of a packaged text; version is "missing" where it is not installed."""
     packaged = registry()[name]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from luopan.corpus.config import FilterConfig
+from luopan.corpus.filter_config import GopherRepetitionConfig
 from luopan.corpus.verdict import Finding, above
 from luopan.corpus.words import Reading
 
@@ -33,7 +33,7 @@ def repeated(parts: Sequence[str]) -> tuple[int, int]:
     return count, characters
 
 
-def duplicate_lines(reading: Reading, config: FilterConfig) -> Finding | None:
+def duplicate_lines(reading: Reading, config: GopherRepetitionConfig) -> Finding | None:
     """Share of the lines, and of the characters, in lines that occurred before. Blank lines do not count."""
     lines = reading.lines
     count, characters = repeated(lines)
@@ -42,7 +42,7 @@ def duplicate_lines(reading: Reading, config: FilterConfig) -> Finding | None:
     )
 
 
-def duplicate_paragraphs(reading: Reading, config: FilterConfig) -> Finding | None:
+def duplicate_paragraphs(reading: Reading, config: GopherRepetitionConfig) -> Finding | None:
     """Share of the paragraphs, and of the characters, in paragraphs that occurred before."""
     if len(set(reading.lines)) == len(reading.lines):
         return None  # a paragraph that is repeated repeats its lines
@@ -53,23 +53,33 @@ def duplicate_paragraphs(reading: Reading, config: FilterConfig) -> Finding | No
     )
 
 
-def top_ngrams(reading: Reading, config: FilterConfig) -> Finding | None:
-    """Share of the characters in the most frequent n-gram (tokens joined by spaces), counted if it occurs twice.
+def top_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | None:
+    """Share of the characters in the most frequent n-gram (tokens joined by spaces), if it occurs often enough.
 
     Of several that are most frequent, the one that comes first counts.
     """
-    count = len(reading.tokens)  # of the n before: a longer n-gram is no more frequent than its parts
-    for n, most in sorted(config.max_top_ngram.items()):
-        longest = n * (reading.tally.longest + 1) - 1
-        enough = most * reading.size
-        if count * longest <= enough:
+    limits = sorted(config.max_top_ngram.items())
+    if not limits:
+        return None
+    longest = reading.tally.longest
+    # With fewer occurrences even n of the longest tokens make up no more than is allowed.
+    fewest = {n: int(most * reading.size // (n * (longest + 1) - 1)) + 1 for n, most in limits}
+    # A longer n-gram is no more frequent than its parts: one look at the shortest settles most texts.
+    if not occurs(reading, limits[0][0], max(config.min_top_ngram_count, min(fewest.values()))):
+        return None
+    for n, most in limits:
+        if not occurs(reading, n, max(config.min_top_ngram_count, fewest[n])):
             continue
-        count = highest_count(reading, n)
-        if count * longest <= enough:
-            continue
-        if finding := above(f"max_top_ngram.{n}", top_ngram_characters(reading, n, count) / reading.size, most):
+        share = top_ngram_characters(reading, n, highest_count(reading, n)) / reading.size
+        if finding := above(f"max_top_ngram.{n}", share, most):
             return finding
     return None
+
+
+def occurs(reading: Reading, n: int, times: int) -> bool:
+    """Whether some n-gram occurs at least so often."""
+    ordered = np.sort(hashes(reading, n))
+    return len(ordered) >= times and bool((ordered[max(0, times - 1) :] == ordered[: len(ordered) - times + 1]).any())
 
 
 def highest_count(reading: Reading, n: int) -> int:
@@ -80,8 +90,8 @@ def highest_count(reading: Reading, n: int) -> int:
 
 
 def top_ngram_characters(reading: Reading, n: int, count: int) -> int:
-    """Length of the first n-gram that occurs `count` times, tokens joined by spaces, times `count`; 0 for count < 2."""
-    if count < 2:
+    """Length of the first n-gram that occurs `count` times, tokens joined by spaces, times `count`; 0 for count 0."""
+    if not count:
         return 0
     grams = hashes(reading, n).tolist()
     # A Counter keeps the order in which its keys came first.
@@ -90,7 +100,7 @@ def top_ngram_characters(reading: Reading, n: int, count: int) -> int:
     return len(" ".join(reading.tokens[first : first + n])) * count
 
 
-def duplicate_ngrams(reading: Reading, config: FilterConfig) -> Finding | None:
+def duplicate_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | None:
     """Share of the characters in n-grams that occurred before (not overlapping, from the left)."""
     cover = float(reading.size)  # what repeats for n repeats for any smaller n too, so this bounds the ones that follow
     for n, most in sorted(config.max_duplicate_ngrams.items()):
@@ -112,23 +122,22 @@ def repeated_cover(reading: Reading, n: int, enough: float) -> float:
     """
     grams = hashes(reading, n)
     ordered = np.sort(grams)
-    rough = int((ordered[1:] == ordered[:-1]).sum()) * n * reading.tally.longest
+    rough = float(np.count_nonzero(ordered[1:] == ordered[:-1]) * n * reading.tally.longest)
     if rough <= enough:
         return rough
     order = np.argsort(grams, kind="stable")
     ordered = grams[order]
     later = order[1:][ordered[1:] == ordered[:-1]]  # stable: of equal ones the first is the one that came first
-    steps = np.zeros(len(reading.tokens) + 1, np.int64)
-    np.add.at(steps, later, 1)
-    np.add.at(steps, later + n, -1)
-    inside = np.cumsum(steps[:-1]) > 0  # [tokens]
-    return float(token_lengths(reading)[inside].sum())
+    inside = np.zeros(len(reading.tokens), bool)
+    for place in range(n):
+        inside[later + place] = True
+    return float(reading.token_lengths[inside].sum())
 
 
 def duplicate_ngram_characters(reading: Reading, n: int) -> int:
     """Characters of n-grams that occurred before; after one is counted the search goes on behind it."""
     grams = hashes(reading, n).tolist()
-    ends = np.concatenate(([0], np.cumsum(token_lengths(reading)))).tolist()
+    ends = np.concatenate(([0], np.cumsum(reading.token_lengths))).tolist()
     seen: set[int] = set()
     characters = at = 0
     while at < len(grams):
@@ -144,13 +153,14 @@ def duplicate_ngram_characters(reading: Reading, n: int) -> int:
 def hashes(reading: Reading, n: int) -> np.ndarray:
     """[tokens - n + 1] uint64: equal where the n tokens from there are equal."""
     base = reading.token_hashes
-    rolled = base
-    with np.errstate(over="ignore"):
-        for k in range(1, n):
-            rolled = rolled[: max(0, len(base) - k)] * MULTIPLIER + base[k:]
+    done, rolled = reading.rolled  # n mostly grows by one from call to call
+    if done > n:
+        done, rolled = 1, base
+    for k in range(done, n):
+        rolled = rolled[: max(0, len(base) - k)] * MULTIPLIER + base[k:]
+    reading.rolled = (n, rolled)
     return rolled
 
 
-def token_lengths(reading: Reading) -> np.ndarray:
-    """[tokens] characters of each token."""
-    return np.fromiter(map(len, reading.tokens), np.int64, len(reading.tokens))
+# Cheap ones first: the first finding ends the search.
+RULES = (duplicate_paragraphs, duplicate_lines, top_ngrams, duplicate_ngrams)

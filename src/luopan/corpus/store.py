@@ -1,12 +1,13 @@
-"""Documents and rejected documents as parquet files: columns `id, text, source, meta` (meta is JSON).
+"""Documents and rejected documents as parquet: columns `id, text, source, meta` (meta is JSON).
 
-One file each, written in row groups of a few megabytes, read back in flat memory.
+A corpus has a folder of numbered parts for each kind (`train/00000.parquet`, …), one part per split of the sources that
+left something. Parts are written in row groups of a few megabytes and read back in order, in flat memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from luopan.corpus.batch import COLUMNS as DOCUMENTS
+from luopan.corpus.batch import to_json
 from luopan.corpus.document import Document, Rejected
 from luopan.errors import DataError
 
-DOCUMENTS = pa.schema([("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("meta", pa.string())])
+TRAIN, HELD_OUT, REJECTED_PARTS = "train", "held_out", "rejected"  # folders of a corpus
 REJECTED = pa.schema(
     [
         ("id", pa.string()),
@@ -34,17 +37,23 @@ REJECTED = pa.schema(
     ]
 )
 GROUP_ROWS = 4096
-GROUP_CHARACTERS = 4 << 20
+GROUP_BYTES = 4 << 20
 
 
 class Writer:
-    """Appends rows to a parquet file. Use as a context manager; the file is whole only after it is left."""
+    """Appends rows to a parquet file. Use as a context manager; the file is whole only after it is left.
+
+    Rows wait until a row group is full, so that many small batches do not make many small groups.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
         self.schema = schema
+        self.path = path
         self.file = pq.ParquetWriter(path, schema, compression=compression)
         self.rows: list[dict[str, Any]] = []
-        self.characters = 0
+        self.waiting: list[pa.RecordBatch] = []
+        self.count = self.size = 0
+        self.written = 0
 
     def __enter__(self) -> Writer:
         return self
@@ -60,10 +69,8 @@ class Writer:
 
     def document(self, document: Document) -> None:
         """Append a document."""
-        self.add(
-            {"id": document.id, "text": document.text, "source": document.source, "meta": to_json(document.meta)},
-            document.text,
-        )
+        row = {"id": document.id, "text": document.text, "source": document.source, "meta": to_json(document.meta)}
+        self.add(row, document.text)
 
     def rejected(self, rejected: Rejected) -> None:
         """Append a document that was left out."""
@@ -72,24 +79,38 @@ class Writer:
 
     def add(self, row: dict[str, Any], text: str | None) -> None:
         self.rows.append(row)
-        self.characters += len(text or "")
-        if len(self.rows) >= GROUP_ROWS or self.characters >= GROUP_CHARACTERS:
-            self.flush()
+        self.weigh(1, len(text or ""))
 
     def batch(self, batch: pa.RecordBatch) -> None:
         """Append rows that are in Arrow form already."""
-        self.flush()
         if batch.num_rows:
-            self.file.write_batch(batch)
+            self.settle()
+            self.waiting.append(batch)
+            self.weigh(batch.num_rows, batch.nbytes)
+
+    def weigh(self, rows: int, size: int) -> None:
+        self.count += rows
+        self.size += size
+        if self.count >= GROUP_ROWS or self.size >= GROUP_BYTES:
+            self.flush()
+
+    def settle(self) -> None:
+        """Rows that came one by one become a batch, so that the order stays."""
+        if self.rows:
+            self.waiting.append(pa.RecordBatch.from_pylist(self.rows, schema=self.schema))
+            self.rows = []
 
     def flush(self) -> None:
-        if self.rows:
-            self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-        self.rows, self.characters = [], 0
+        """Write what waits as one row group."""
+        self.settle()
+        if self.waiting:
+            self.file.write_table(pa.Table.from_batches(self.waiting, schema=self.schema))
+            self.written += self.count
+        self.waiting, self.count, self.size = [], 0, 0
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """The documents of a parquet file that `curate` wrote, in order."""
+    """The documents of a folder of parts (or one part) that `curate` wrote, in order."""
     for row in rows(path, DOCUMENTS.names):
         yield Document(row["id"], row["text"], row["source"], json.loads(row["meta"]))
 
@@ -113,8 +134,22 @@ def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
+def part_files(path: Path) -> list[Path]:
+    """The parts of a folder in order, or the file itself. DataError if there is no such folder or file."""
+    if path.is_dir():
+        return sorted(path.glob("*.parquet"))
+    if not path.is_file():
+        raise DataError("no such file or folder", where=path, hint="Run the curate stage first.")
+    return [path]
+
+
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Record batches of a parquet file. DataError if it is missing, damaged or has other columns."""
+    """Record batches of a folder of parts or of a file. DataError if it is missing, damaged or has other columns."""
+    for part in part_files(path):
+        yield from file_batches(part, columns)
+
+
+def file_batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as file:
             missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
@@ -122,10 +157,6 @@ def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordB
                 raise DataError(f"no column {', '.join(missing)}: not a file that curate wrote", where=path)
             yield from file.iter_batches(batch_size=1024, columns=columns)
     except FileNotFoundError as error:
-        raise DataError("no such file", where=path, hint="Run the curate stage first.") from error
+        raise DataError("the file is gone", where=path, hint="Run the curate stage again.") from error
     except pa.ArrowException as error:
         raise DataError(f"damaged parquet file: {str(error).splitlines()[0]}", where=path) from error
-
-
-def to_json(meta: Mapping[str, Any]) -> str:
-    return json.dumps(dict(meta), ensure_ascii=False, sort_keys=True, default=str)

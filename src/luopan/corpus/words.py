@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from luopan.corpus.english import split_english
 
 # Hiragana, katakana, Han, Thai, Lao, Burmese, Khmer.
 UNSPACED = (
@@ -92,26 +94,25 @@ class Tally(NamedTuple):
     longest: int  # characters of the longest token
 
 
-def tally(counts: Mapping[str, int], may_be_unspaced: bool) -> Tally:
-    """One pass over the distinct tokens, of which there are far fewer than tokens."""
-    words = unspaced = with_letter = word_characters = symbol_characters = longest = 0
-    is_unspaced = unspaced_pattern().match
-    for token, count in counts.items():
-        size = len(token)
-        if size > longest:
-            longest = size
-        if token.isalpha():
-            with_letter += count
-        elif is_wordlike(token):
-            with_letter += count * has_letter(token)
-        else:
-            symbol_characters += size * count
-            continue
-        words += count
-        word_characters += size * count
-        if may_be_unspaced and size == 1 and is_unspaced(token):
-            unspaced += count
-    return Tally(words, unspaced, with_letter, word_characters, symbol_characters, longest)
+def tally(tokens: Sequence[str], counts: Mapping[str, int], may_be_unspaced: bool) -> Tally:
+    """Looks at the distinct tokens, of which there are far fewer than tokens, and closely only at those that are not
+    letters throughout."""
+    symbols = symbol_characters = without_letter = 0
+    for token in [token for token in counts if not token.isalpha()]:
+        if not is_wordlike(token):
+            symbols += counts[token]
+            symbol_characters += len(token) * counts[token]
+        elif not has_letter(token):
+            without_letter += counts[token]
+    unspaced = 0
+    if may_be_unspaced:
+        single = unspaced_pattern().fullmatch
+        found = [token for token in counts if token > "\u0dff" and single(token)]
+        unspaced = sum(counts[token] for token in found if is_wordlike(token))  # not the middle dot between kana
+    words = len(tokens) - symbols
+    word_characters = len("".join(tokens)) - symbol_characters
+    longest = max(map(len, counts), default=0)
+    return Tally(words, unspaced, words - without_letter, word_characters, symbol_characters, longest)
 
 
 def is_wordlike(token: str) -> bool:
@@ -127,14 +128,20 @@ def has_letter(token: str) -> bool:
 class Reading:
     """What the filters look at in a text, each computed once and only if asked for."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, split: Callable[[str], list[str]] = split_words) -> None:
         self.text = text
         self.size = max(1, len(text))  # characters
+        self._split = split
+
+    @cached_property
+    def english(self) -> Reading:
+        """The same text in the words of an English tokenizer."""
+        return Reading(self.text, split_english)
 
     @cached_property
     def tokens(self) -> list[str]:
         """Words and symbols in order."""
-        return split_words(self.text)
+        return self._split(self.text)
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -143,7 +150,7 @@ class Reading:
 
     @cached_property
     def tally(self) -> Tally:
-        return tally(self.counts, may_be_unspaced=not self.text.isascii())
+        return tally(self.tokens, self.counts, may_be_unspaced=not self.text.isascii())
 
     @property
     def word_count(self) -> float:
@@ -169,3 +176,25 @@ class Reading:
     def token_hashes(self) -> np.ndarray:
         """[tokens] uint64. Differs from run to run as Python's hash does; only equality is ever looked at."""
         return np.fromiter(map(hash, self.tokens), np.int64, len(self.tokens)).view(np.uint64)
+
+    @cached_property
+    def rolled(self) -> tuple[int, np.ndarray]:
+        """(n, hashes of the n-grams asked for last): the next n starts from there."""
+        return 1, self.token_hashes
+
+    @cached_property
+    def token_lengths(self) -> np.ndarray:
+        """[tokens] int64 characters of each token."""
+        return np.fromiter(map(len, self.tokens), np.int64, len(self.tokens))
+
+
+class HasWording(Protocol):
+    """The configuration of a step whose words may be those of an English tokenizer."""
+
+    @property
+    def english_words(self) -> bool: ...
+
+
+def wording(reading: Reading, config: HasWording) -> Reading:
+    """The reading in the words that a step asks for."""
+    return reading.english if config.english_words else reading

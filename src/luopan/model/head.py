@@ -33,7 +33,15 @@ def linear_cross_entropy(
     hidden [N, C], weight [V, C], targets [N] int64; logits = hidden weight^T, with `softcap` cap * tanh(logits / cap).
     lse is the log of the softmax's denominator (z-loss: PaLM, arXiv:2204.02311, section 5). N = 0 gives 0.
     """
-    return _CrossEntropy.apply(hidden, weight, targets, softcap, z_loss_coef)
+    total, squares, _ = _CrossEntropy.apply(hidden, weight, targets, softcap, z_loss_coef, False)
+    return total, squares
+
+
+def token_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None, z_loss_coef: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `linear_cross_entropy`, to the bit, and the cross-entropy of each token [N] fp32, without gradient."""
+    return _CrossEntropy.apply(hidden, weight, targets, softcap, z_loss_coef, True)
 
 
 def linear_logprobs(
@@ -53,28 +61,32 @@ def linear_logprobs(
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, z_loss_coef: float
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, z_loss_coef: float, each: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.gradients = gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
         total, squares = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+        losses = [hidden.new_zeros(0, dtype=torch.float32)]
         for part, chosen in _pieces(hidden, targets, weight):
-            loss, square = _piece_loss(part, chosen, weight, softcap, z_loss_coef, gradients)
-            total += loss
+            picked, square = _piece_loss(part, chosen, weight, softcap, z_loss_coef, gradients)
+            total += -picked.sum()
             squares += square
-        ctx.mark_non_differentiable(squares)
-        return total + z_loss_coef * squares, squares
+            if each:
+                losses.append(-picked)
+        found = torch.cat(losses)
+        ctx.mark_non_differentiable(squares, found)
+        return total + z_loss_coef * squares, squares, found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.gradients.scaled(grad)
-        return hidden, weight, None, None, None
+        return hidden, weight, None, None, None, None
 
 
 def _piece_loss(
     part: Tensor, chosen: Tensor, weight: Tensor, softcap: float | None, z_loss_coef: float, gradients: _Gradients
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and sum of lse^2 of one piece, whose gradients are added to the others'.
+    """Log-probabilities of the targets [rows] and sum of lse^2 of one piece, whose gradients are added to the others'.
 
     A function of its own, so that a piece's logits are gone before the next one's are made.
     """
@@ -82,7 +94,7 @@ def _piece_loss(
     # log_softmax keeps no normaliser; it is what was taken off any logit.
     first = logits[:, 0].clone() if z_loss_coef else None
     logprobs = log_softmax_(logits)
-    loss = -logprobs.gather(1, chosen).sum()
+    picked = logprobs.gather(1, chosen).squeeze(1)
     lse = None if first is None else first - logprobs[:, 0]
     if gradients.wanted:
         grad = logprobs.exp_()
@@ -90,7 +102,7 @@ def _piece_loss(
             grad.mul_((1 + 2 * z_loss_coef * lse)[:, None])
         grad.scatter_add_(1, chosen, grad.new_full(chosen.shape, -1.0))
         gradients.add(part, grad if slope is None else grad.mul_(slope))
-    return loss, torch.zeros_like(loss) if lse is None else lse.square().sum()
+    return picked, picked.new_zeros(()) if lse is None else lse.square().sum()
 
 
 class _LogProbs(torch.autograd.Function):

@@ -123,13 +123,14 @@ def check_recipe(located: Located, overrides: Sequence[str], model: type[BaseMod
 
 
 def _validate(located: Located, model: type[BaseModel]) -> tuple[Any, ValidationError | None]:
+    expand = getattr(model, "expand", dict)  # what is short for other keys (presets) is filled in first
     try:
-        return model.model_validate_json(json.dumps(located.data), strict=True), None
+        return model.model_validate_json(json.dumps(expand(located.data)), strict=True), None
     except ValidationError as error:
         if not _whole_numbers(error, located.data):
             return None, error
     try:
-        return model.model_validate_json(json.dumps(located.data), strict=True), None
+        return model.model_validate_json(json.dumps(expand(located.data)), strict=True), None
     except ValidationError as error:
         return None, error
 

@@ -63,6 +63,8 @@ def _resolve(left: str, data: dict[str, Any], model: type[BaseModel]) -> tuple[K
         if path == ["stages"] and word not in stages and position < len(words) - 1:
             return (), f'unknown stage "{word}"{suggestion(word, stages, list_up_to=30)}'
         if not annotations_at(model, data, [*path, key]):
+            key = word  # of a map that is written nowhere yet, a number is a key and no place in a list
+        if not annotations_at(model, data, [*path, key]):
             known = known_keys(model, data, tuple(path))
             if not known and not isinstance(here, Mapping | list):
                 return (), f'"{dotted(path)}" is one value, it has no key "{word}"'

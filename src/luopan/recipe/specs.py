@@ -8,16 +8,19 @@ a recipe is read, and its mistakes are named, at once.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from luopan.corpus.config import CorpusSource, CurateConfig
+from luopan.corpus.config import CurateConfig
+from luopan.corpus.config import expand as expand_curation
+from luopan.corpus.source_config import CorpusSource
 from luopan.errors import RecipeError
 from luopan.model.config import ModelConfig
 from luopan.objectives.config import check_policy, check_preference
+from luopan.recipe.mixture_specs import MixtureAblationSpec, TextSpec
 from luopan.recipe.parts import ChatSource, ChatSuite, Scalar, SkillDocuments, Spec, refuse_reserved
-from luopan.tokens.config import TokenizerConfig
+from luopan.tokens.config import SampleConfig, TokenizerConfig
 from luopan.train.config import TrainConfig
 
 
@@ -32,27 +35,21 @@ class CurateSpec(CurateConfig):
     skills: tuple[SkillDocuments, ...] = ()
 
 
-class TokenizerSpec(TokenizerConfig):
+class TokenizerSpec(TokenizerConfig, SampleConfig):
     """Train a byte-level BPE tokenizer on a curated corpus."""
 
     kind: Literal["tokenizer"]
     corpus: str = Field(description="the curate stage whose documents it learns from")
-    sample_bytes: PositiveInt = Field(default=20_000_000, description="at most this much text is read, spread evenly")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"corpus": ("curate",)}
 
 
-class PretrainSpec(TrainConfig):
+class PretrainSpec(TextSpec):
     """Next-token training from random weights."""
 
     kind: Literal["pretrain"]
     corpus: str
     tokenizer: str
     model: ModelConfig
-    sequence_length: PositiveInt
-    mixture: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        default=None,
-        description="weight per source, by tokens; `corpus` stands for all that are not named; default: by size",
-    )
     eval_bytes: PositiveInt = Field(default=60_000, description="held-out bytes measured per source")
     z_loss_coef: float = Field(default=0.0, ge=0, description="weight of the squared log-normaliser of the softmax")
     branch: str | None = Field(
@@ -80,18 +77,16 @@ class PretrainSpec(TrainConfig):
         return self
 
 
-class MidtrainSpec(TrainConfig):
+class MidtrainSpec(TextSpec):
     """Go on training a model on another mixture, at another length: domain adaptation and context extension."""
 
     kind: Literal["midtrain"]
     model: str = Field(description="the stage whose model goes on training")
     corpus: str
-    sequence_length: PositiveInt
     extension: Literal["abf", "linear", "yarn"] | None = Field(
         default=None, description="how a longer context is reached: a larger RoPE base, or rescaled frequencies"
     )
     rope_theta: float | None = Field(default=None, gt=1, description="the new RoPE base, for extension abf")
-    mixture: dict[str, Annotated[float, Field(ge=0)]] | None = Field(default=None, description="as in pretrain")
     domain: str | None = Field(default=None, description="the source that this stage is about, for the report")
     eval_bytes: PositiveInt = 60_000
     retrieval_cases: int = Field(default=0, ge=0, description="held-out recall questions at the new length")
@@ -267,7 +262,7 @@ class ReportSpec(Spec):
     title: str | None = None
     limits: tuple[str, ...] = Field(default=(), description="what such a model cannot do, said on the page")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "stages": ("curate", "tokenizer", *MODEL_KINDS, "eval"),
+        "stages": ("curate", "tokenizer", *MODEL_KINDS, "mixture_ablation", "eval"),
     }
 
 
@@ -279,6 +274,7 @@ StageSpec = Annotated[
     | SftSpec
     | PreferenceSpec
     | GrpoSpec
+    | MixtureAblationSpec
     | EvalSpec
     | ReportSpec,
     Field(discriminator="kind"),
@@ -293,6 +289,18 @@ class Recipe(Spec):
     seed: int = 0
     corpus: CorpusSource | None = Field(default=None, description="where the curate stages read from")
     stages: dict[str, StageSpec] = Field(min_length=1)
+
+    @staticmethod
+    def expand(data: dict[str, Any]) -> dict[str, Any]:
+        """A recipe's data with the presets of its curate stages filled in; anything odd is left to the checks."""
+        stages = data.get("stages")
+        if not isinstance(stages, dict):
+            return data
+        filled = {
+            name: expand_curation(stage) if isinstance(stage, dict) and stage.get("kind") == "curate" else stage
+            for name, stage in stages.items()
+        }
+        return {**data, "stages": filled}
 
     @model_validator(mode="after")
     def _corpus_is_read(self) -> Self:
@@ -311,9 +319,10 @@ class Recipe(Spec):
         """What would fail only when a late stage starts is refused now: vocabularies and lengths that do not agree."""
         for name in self.stages:
             spec = self.stages[name]
-            if isinstance(spec, PretrainSpec):
+            if isinstance(spec, PretrainSpec | MixtureAblationSpec):
                 tokenizer = self.stages.get(spec.tokenizer)
-                self._branch_fits(name, spec)
+                if isinstance(spec, PretrainSpec):
+                    self._branch_fits(name, spec)
                 if isinstance(tokenizer, TokenizerSpec) and tokenizer.vocab_size != spec.model.vocab_size:
                     raise ValueError(
                         f"stages.{name}.model.vocab_size is {spec.model.vocab_size}, but {spec.tokenizer} makes "

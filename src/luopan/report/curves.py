@@ -6,7 +6,7 @@ series gets a chart of its own, so nothing logged is lost. Counters that only gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from luopan.report.data import Line, LineChart, Mark, Point, StageReport
@@ -29,6 +29,7 @@ class Known:
     may_cut: bool = False  # the first steps may be cut off so that they do not flatten the rest
 
 
+SOURCE = ("source/", "/loss")  # around a source's name: the loss on it, all sources in one picture
 HELD_OUT = ("held_out_loss", "heldout_loss", "eval_loss", "validation_loss")
 KNOWN = (
     Known("Loss", {"loss": "train", **dict.fromkeys(HELD_OUT, "held out")}, points=frozenset(HELD_OUT), may_cut=True),
@@ -57,7 +58,7 @@ def stage_curves(stage: StageReport) -> tuple[list[LineChart], list[LineChart], 
     series = {name: points for name, points in stage.series.items() if _drawable(name, points)}
     main: list[LineChart] = []
     small: list[LineChart] = []
-    for entry in KNOWN:
+    for entry in (*KNOWN, by_source(series)):
         present = [name for name in entry.series if name in series]
         if not present:
             continue
@@ -71,6 +72,15 @@ def stage_curves(stage: StageReport) -> tuple[list[LineChart], list[LineChart], 
         for name, points in sorted(series.items())
     ]
     return main, small, rest
+
+
+def by_source(names: Iterable[str]) -> Known:
+    """The loss on each source of a mixture."""
+    before, after = SOURCE
+    found = {
+        name: name[len(before) : -len(after)] for name in names if name.startswith(before) and name.endswith(after)
+    }
+    return Known("Loss by source", dict(sorted(found.items())), may_cut=True)
 
 
 def _chart(entry: Known, lines: list[Line], marks: list[Mark]) -> LineChart:

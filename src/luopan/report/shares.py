@@ -97,7 +97,7 @@ def _share_key(
     width: float,
 ) -> tuple[Markup, float]:
     names = list(rows)
-    column = min(150.0, (width - 190) / max(len(names), 1))
+    column = max(40.0, min(150.0, (width - 190) / max(len(names), 1)))
     out = []
     if len(names) > 1:
         for r, name in enumerate(names):
@@ -115,7 +115,10 @@ def _share_key(
         for r, name in enumerate(names):
             value = _of(part, rows[name], parts)
             right = width - 10 - column * (len(names) - 1 - r)
-            words = f"{number(value / totals[name], '%')} · {amount(value, chart.unit)}" if value else "–"
+            share = number(value / totals[name], "%")
+            words = f"{share} · {amount(value, chart.unit)}" if value else "–"
+            if len(names) > 1 and text_width(words) > column - 8:  # the hover title of the bar has the amount
+                words = share if value else "–"
             out.append(text(right, y + 11.5, words, "value", "end"))
     return join(out), height + 20 * len(parts) + 4
 

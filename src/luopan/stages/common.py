@@ -144,6 +144,15 @@ def fit_metrics(result: FitResult) -> dict[str, Any]:
     }
 
 
+def check_vocabulary(size: int, tokenizer: Any, stage: str) -> None:
+    """A model's vocabulary has to be its tokenizer's."""
+    if len(tokenizer) != size:
+        raise RecipeError(
+            f"model.vocab_size is {size}, the tokenizer has {len(tokenizer)} tokens",
+            hint=f"Set {stage}.model.vocab_size={len(tokenizer)}",
+        )
+
+
 def check_length(length: int, chat: Chat, key: str = "max_length") -> None:
     """A row that is longer than the model's context would train positions that it has never seen and cannot use."""
     context = chat.model.config.max_position_embeddings

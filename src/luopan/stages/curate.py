@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from luopan.corpus import Document, curate, fingerprint
-from luopan.corpus.config import SourceConfig
+from luopan.corpus import Document, curate
+from luopan.corpus.curation import state
+from luopan.corpus.preflight import check_curation
+from luopan.corpus.source_config import SourceConfig
 from luopan.corpus.skills import documents, long_documents
 from luopan.recipe.parts import SkillDocuments
 from luopan.recipe.specs import CurateSpec
-from luopan.report.data import Figure, Funnel, FunnelStep, Mixture, Note, SetAside, StageReport, Table
+from luopan.report.data import Figure
 from luopan.stages.base import Inputs, Workspace
+from luopan.stages.curate_report import curate_report
 from luopan.stages.handover import metrics_of, write_report
 
 LONG = "long:"
@@ -25,29 +28,31 @@ class Curate:
     """See the module."""
 
     kind: ClassVar[str] = "curate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     payload: ClassVar[tuple[str, ...]] = ("corpus",)
 
     @staticmethod
     def fingerprint(spec: CurateSpec) -> str:
         assert spec.source is not None  # the recipe fills it in
-        return fingerprint(spec.source.sources())
+        return state(spec.source.all_sources(), spec)
 
     @staticmethod
     def check(spec: CurateSpec) -> None:
         for item in spec.skills:
             _texts(item.model_copy(update={"documents": 1}), 0)
+        assert spec.source is not None  # the recipe fills it in
+        names = [source.name for source in spec.source.all_sources()]
+        check_curation(spec, [*names, *(item.source for item in spec.skills)])
 
     @staticmethod
     def run(spec: CurateSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         assert spec.source is not None
         names = dict.fromkeys(item.source for item in spec.skills)
         streams = {name: skill_documents(spec, name, out.seed) for name in names}
-        out.progress.start(out.name, None)
-        sources = [capped(source, spec.max_source_bytes) for source in spec.source.sources()]
-        made = curate(sources, spec, out.path / "corpus", streams=streams, note=out.progress.note)
+        sources = [capped(source, spec.max_source_bytes) for source in spec.source.all_sources()]
+        made = curate(sources, spec, out.path / "corpus", streams=streams, watcher=out.progress)
         figures = _figures(made.funnel, made.card)
-        write_report(out.path, _report(out.name, made.funnel, made.card, figures))
+        write_report(out.path, curate_report(out.name, made.funnel, made.card, figures))
         megabytes = made.read_bytes / 1e6
         return metrics_of(
             figures,
@@ -87,51 +92,3 @@ def _figures(funnel: dict[str, Any], card: dict[str, Any]) -> list[Figure]:
         Figure(name="bytes", before=found["bytes"], after=kept["bytes"], unit="bytes", higher_is_better=None),
         Figure(name="held-out documents", after=card["documents"]["held_out"], higher_is_better=None, headline=False),
     ]  # fmt: skip
-
-
-def _report(name: str, funnel: dict[str, Any], card: dict[str, Any], figures: list[Figure]) -> StageReport:
-    # Training and held-out documents part ways at the end; the funnel shows what was left to part.
-    steps = [step for step in funnel["steps"] if step["step"] not in ("train", "held_out")]
-    sources = card["sources"]
-    return StageReport(
-        kind="curate",
-        name=name,
-        summary=f"{card['documents']['train']} documents to train on, {card['documents']['held_out']} held out.",
-        figures=figures,
-        pictures=[
-            Funnel(
-                title="What was left after each step",
-                steps=[FunnelStep(name=s["step"], documents=s["documents"], bytes=s["bytes"]) for s in steps],
-            ),
-            Mixture(
-                title="Sources",
-                rows={"by bytes": {n: float(part["bytes"]["train"]) for n, part in sources.items()}},
-                unit="bytes",
-            ),
-        ],
-        tables=[
-            Table(
-                title="Sources",
-                columns=["source", "documents", "bytes", "held out", "licence", "origin"],
-                rows=[
-                    [
-                        n,
-                        p["documents"]["train"],
-                        p["bytes"]["train"],
-                        p["documents"]["held_out"],
-                        p["licence"],
-                        p["origin"],
-                    ]
-                    for n, p in sources.items()
-                ],
-                units=["", "", "bytes", "", "", ""],
-            )
-        ],
-        notes=[Note(text=text, level="warning") for text in funnel["notes"]],
-        set_aside=[
-            SetAside(
-                stage=name, reason=f"{row['step']}: {row['rule']}", count=row["documents"], examples=row["examples"]
-            )
-            for row in funnel["rejected"]
-        ],
-    )

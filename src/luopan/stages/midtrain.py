@@ -7,7 +7,6 @@ else (forgetting).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -31,20 +30,17 @@ from luopan.stages.common import (
     training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
+from luopan.stages.mixture_plan import plan_table, planned, stages_picture
 from luopan.stages.text import (
     TextFeed,
     beyond,
     bits_figures,
     mixture_picture,
-    mixture_weights,
     position_chart,
     position_loss,
-    shard_corpus,
     source_names,
     text_bits,
 )
-from luopan.tokens.rows import TokenRows
-from luopan.train.losses import causal_lm_loss
 from luopan.train.preflight import check_training
 from luopan.train.schedule import first_row
 
@@ -75,17 +71,15 @@ class Midtrain:
             raise RecipeError(
                 f"domain is {spec.domain!r}, which the corpus lacks", hint=f"It has: {', '.join(source_names(corpus))}"
             )
-        weights = mixture_weights(corpus, spec.mixture)
-        shards = shard_corpus(corpus, chat.tokenizer, out.path / "shards", weights)
+        mixture = planned(spec, corpus, chat.tokenizer, out)
 
         def measure(model: Chat) -> dict[str, Any]:
             return measure_text(model, corpus, spec)
 
         # The model as it came, at the new length: what it can do beyond the length it was trained with.
         before = out.remember("before", lambda: measure(_as_it_came(inputs["model"][0], spec, device)))
-        rows = TokenRows(shards, weights, spec.sequence_length, out.seed)
-        loss = partial(causal_lm_loss, z_loss_coef=spec.z_loss_coef)
-        result = train(chat, TextFeed(rows, spec), loss, spec, out)
+        rows = mixture.rows(out.seed)
+        result = train(chat, TextFeed(rows, spec), mixture.loss(spec.z_loss_coef), spec, out)
         after = measure(chat)
         save_model(chat, out.path)
         figures = _figures(spec, before, after, pretrained)
@@ -103,7 +97,9 @@ class Midtrain:
                 pictures=[
                     position_chart(before["positions"], after["positions"], pretrained, (chat.origin, out.name)),
                     mixture_picture(rows.order.consumed(first_row(spec, result.steps))),
+                    *stages_picture(mixture.plan),
                 ],
+                tables=[plan_table(mixture.plan)],
             ),
         )
         return metrics_of(figures, **fit_metrics(result), bits_per_byte=after["bits"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
     Chat,
+    check_vocabulary,
     fit_metrics,
     save_model,
     start_device,
@@ -23,20 +23,10 @@ from luopan.stages.common import (
     training_report,
 )
 from luopan.stages.handover import metrics_of, write_report
-from luopan.stages.text import (
-    TextFeed,
-    bits_figures,
-    held_out,
-    mixture_picture,
-    mixture_weights,
-    shard_corpus,
-    text_bits,
-    train_texts,
-)
-from luopan.tokens.rows import TokenRows
+from luopan.stages.mixture_plan import plan_table, planned, stages_picture
+from luopan.stages.text import TextFeed, bits_figures, held_out, mixture_picture, text_bits, train_texts
 from luopan.tokens.tokenizer import load_tokenizer
 from luopan.train.checkpoint import checkpoint_path, steps_saved
-from luopan.train.losses import causal_lm_loss
 from luopan.train.preflight import check_training
 from luopan.train.schedule import first_row
 
@@ -63,13 +53,9 @@ class Pretrain:
         device = start_device()
         corpus = inputs["corpus"][0]
         tokenizer = load_tokenizer(inputs["tokenizer"][0].tokenizer_path)
-        if len(tokenizer) != spec.model.vocab_size:
-            raise RecipeError(
-                f"model.vocab_size is {spec.model.vocab_size}, the tokenizer has {len(tokenizer)} tokens",
-                hint=f"Set {out.name}.model.vocab_size={len(tokenizer)}",
-            )
-        weights = mixture_weights(corpus, spec.mixture)
-        shards = shard_corpus(corpus, tokenizer, out.path / "shards", weights)
+        check_vocabulary(spec.model.vocab_size, tokenizer, out.name)
+        mixture = planned(spec, corpus, tokenizer, out)
+        shards = mixture.shards
         data_seed, branch = branched(spec, inputs, out.seed)
         chat = Chat(start_model(spec, inputs, out.seed).to(device), tokenizer, device, spec.branch or "random weights")
 
@@ -85,9 +71,8 @@ class Pretrain:
             }
 
         before = out.remember("before", baselines)
-        rows = TokenRows(shards, weights, spec.sequence_length, data_seed)
-        loss = partial(causal_lm_loss, z_loss_coef=spec.z_loss_coef)
-        result = train(chat, TextFeed(rows, spec), loss, spec, out, branch=branch)
+        rows = mixture.rows(data_seed)
+        result = train(chat, TextFeed(rows, spec), mixture.loss(spec.z_loss_coef), spec, out, branch=branch)
         after = _seen(text_bits(chat, corpus, spec.eval_bytes, spec.sequence_length), shards)
         save_model(chat, out.path)
         bigram = before["bigram"]
@@ -106,7 +91,9 @@ class Pretrain:
                 pictures=[
                     against_bigram(out.name, after, bigram),
                     mixture_picture(rows.order.consumed(first_row(spec, result.steps))),
+                    *stages_picture(mixture.plan),
                 ],
+                tables=[plan_table(mixture.plan)],
             ),
         )
         return metrics_of(

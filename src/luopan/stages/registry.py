@@ -15,6 +15,7 @@ STAGES = {
     "sft": "luopan.stages.sft:Sft",
     "preference": "luopan.stages.preference:Preference",
     "grpo": "luopan.stages.grpo:Grpo",
+    "mixture_ablation": "luopan.stages.mixture_ablation:MixtureAblation",
     "eval": "luopan.stages.evaluate:Evaluate",
     "report": "luopan.stages.report:Report",
 }

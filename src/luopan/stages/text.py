@@ -16,8 +16,10 @@ from luopan.evals.bits import bits_per_byte, loss_by_position
 from luopan.report.data import Figure, Line, LineChart, Mark, Mixture
 from luopan.stages.common import Chat
 from luopan.tokens.batch import Batch
-from luopan.tokens.chat import encode_texts
 from luopan.tokens.example import Ids
+from luopan.tokens.encode import encode_documents
+from luopan.tokens.mixture import tempered
+from luopan.tokens.mixture_config import CORPUS
 from luopan.tokens.order import Consumed
 from luopan.tokens.rows import TokenRows
 from luopan.tokens.shards import TokenShards, write_shards
@@ -27,11 +29,9 @@ from luopan.train.ranks import rank as own_rank
 from luopan.train.ranks import world_size as ranks_in_all
 from luopan.train.shares import micro_batch_rows, step_rows
 
-TRAIN = "corpus/train.parquet"
-HELD_OUT = "corpus/held_out.parquet"
-ENCODE_AT_ONCE = 512  # documents
+TRAIN = "corpus/train"  # folders of parquet files
+HELD_OUT = "corpus/held_out"
 POSITION_BUCKETS = 16
-CORPUS = "corpus"  # in a mixture: every source of the corpus section that is not named
 
 
 def source_names(corpus: Artifact) -> list[str]:
@@ -70,30 +70,35 @@ class TextFeed:
         ]
 
 
-def shard_corpus(
-    corpus: Artifact, tokenizer: Any, folder: Path, weights: Mapping[str, float]
-) -> dict[str, TokenShards]:
-    """One shard folder per source with a weight; those that are there already are kept. Rank 0 writes for all."""
+def shard_corpus(corpus: Artifact, tokenizer: Any, folder: Path, names: Iterable[str]) -> dict[str, TokenShards]:
+    """One shard folder per source named; those that are there already are kept. Rank 0 writes for all."""
+    names = list(names)
 
     def write() -> None:
-        for name in weights:
+        for name in names:
             if not (folder / name / "index.json").is_file():
                 texts = read_texts(corpus.file(TRAIN), name)
                 write_shards(token_ids(tokenizer, texts), folder / name, len(tokenizer), tokenizer.eos_token_id)
 
     leader_first(write)
-    return {name: TokenShards(folder / name) for name in weights}
+    return {name: TokenShards(folder / name) for name in names}
 
 
-def mixture_weights(corpus: Artifact, mixture: Mapping[str, float] | None) -> dict[str, float]:
+def mixture_weights(
+    corpus: Artifact, mixture: Mapping[str, float] | None, temperature: float | None = None
+) -> dict[str, float]:
     """Weight per source that is read. `corpus` in a mixture stands for all sources that it does not name and that
-    were read (not generated), which share its weight by their size; no mixture at all means all by size.
+    were read (not generated), which share its weight by their size; no mixture at all means all by size. With a
+    `temperature` sizes count as size^(1/temperature).
 
     RecipeError where a name is unknown, a source is left out without a word, or nothing is left to read.
     """
     sizes = {name: part["bytes"]["train"] for name, part in _card(corpus)["sources"].items() if part["bytes"]["train"]}
+    amounts = {name: float(size) for name, size in sizes.items()}
+    if temperature is not None and amounts:
+        amounts = tempered(amounts, temperature)
     if mixture is None:
-        return {name: float(size) for name, size in sizes.items()}
+        return amounts
     generated = {name for name, part in _card(corpus)["sources"].items() if part["origin"] == "generated"}
     rest = [name for name in sizes if name not in mixture and name not in generated]
     if CORPUS in generated:
@@ -109,22 +114,16 @@ def mixture_weights(corpus: Artifact, mixture: Mapping[str, float] | None) -> di
     if CORPUS in mixture and not rest:
         raise RecipeError("the mixture's `corpus` stands for nothing: every source is named", hint="Leave it out.")
     weights = {name: weight for name, weight in mixture.items() if name != CORPUS}
-    weights |= {name: mixture[CORPUS] * sizes[name] / sum(sizes[n] for n in rest) for name in rest}
+    weights |= {name: mixture[CORPUS] * amounts[name] / sum(amounts[n] for n in rest) for name in rest}
     weights = {name: weights[name] for name in sizes if weights[name] > 0}
     if not weights:
         raise RecipeError("every weight of the mixture is 0")
     return weights
 
 
-def token_ids(tokenizer: Any, texts: Iterable[str]) -> Iterator[Ids]:
+def token_ids(tokenizer: Any, texts: Iterable[str]) -> Iterator[Any]:
     """Each text as tokens, ended by the end-of-document token."""
-    some: list[str] = []
-    for text in texts:
-        some.append(text)
-        if len(some) == ENCODE_AT_ONCE:
-            yield from (example.input_ids for example in encode_texts(tokenizer, some))
-            some = []
-    yield from (example.input_ids for example in encode_texts(tokenizer, some))
+    return encode_documents(tokenizer, texts)
 
 
 def held_out(corpus: Artifact, eval_bytes: int) -> dict[str, list[str]]:

@@ -27,6 +27,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import DataError, LuopanError, ModelError
+from luopan.tokens.encode import TextEncoder
+from luopan.tokens.encode import encode_plainly as _encode
 from luopan.tokens.example import IGNORE, Example
 from luopan.tokens.messages import Message, normalise, split_thinking, validate_messages
 from luopan.tokens.show import render_mask
@@ -156,14 +158,13 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str, *, control_tokens
 def encode_texts(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, control_tokens: bool = False
 ) -> list[Example]:
-    """`encode_text` for many at once, on all cores that `tokenizers` is given. Raises DataError for lone surrogates."""
-    before, after = document_frame(tokenizer)
-    backend = tokenizer.backend_tokenizer if control_tokens else plain_backend(tokenizer)
-    examples = []
-    for ids in _encode(backend, texts):
-        document = [*before, *ids, *after]
-        examples.append(Example(document, document))
-    return examples
+    """`encode_text` for many at once. Raises DataError for lone surrogates. In bulk, for shards: `encode_documents`."""
+    if control_tokens:
+        before, after = document_frame(tokenizer)
+        documents = [[*before, *ids, *after] for ids in _encode(tokenizer.backend_tokenizer, texts)]
+    else:
+        documents = [ids.tolist() for ids in TextEncoder.of(tokenizer).encode(texts)]
+    return [Example(document, document) for document in documents]
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -349,13 +350,6 @@ def _untrain_before(pieces: Sequence[Piece], start: int) -> list[Piece]:
         kept.append(replace(piece, trained=False) if at < start else piece)
         at += len(piece.text)
     return kept
-
-
-def _encode(backend: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    try:
-        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-    except (UnicodeEncodeError, TypeError) as error:
-        raise DataError(f"text that is not valid Unicode cannot be encoded: {error}") from error
 
 
 def _encode_inside(backend: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

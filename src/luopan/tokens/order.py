@@ -8,7 +8,8 @@ Each source is an endless stream: its documents in one random order, then all of
 so on. A row is T tokens in a row of such a stream; the next row begins at the last token of this one, so that
 each token is a target exactly once an epoch, but for the first of each document, which has nothing before it.
 Rows take turns between sources so that after any n rows every source is within one row (a few, with many
-sources) of its share.
+sources) of its share. The shares may change on the way, at given rows (stages of a mixture): each source's stream goes
+on where the stage before left it.
 
 Limits: a permutation of the document numbers of a source is held in memory (16 bytes a document, two epochs), and
 a document that a row border cuts goes on in another row without its beginning.
@@ -17,6 +18,7 @@ a document that a row border cuts goes on in another row without its beginning.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +28,17 @@ import numpy as np
 from luopan.errors import DataError
 
 _UNITS = 1 << 40  # shares are whole numbers of these, so that counting rows is exact however long the run
+
+
+@dataclass(frozen=True)
+class MixtureStage:
+    """A stretch of a run under one mixture: `rows` of it (None: all that follow) by `weights`, in any unit."""
+
+    weights: Mapping[str, float]
+    rows: int | None = None
+
+
+Weights = Mapping[str, float] | Sequence[MixtureStage]
 
 
 @dataclass(frozen=True)
@@ -67,18 +80,48 @@ def permutation(size: int, *key: object) -> np.ndarray:
     return np.argsort(draws, kind="stable")
 
 
+class Turns:
+    """Whose turn it is: how many of the first n rows belong to each source.
+
+    Within a stage source 1 takes its rounded share of n, source 2 its rounded share of what is left, and so on: each
+    count rises by 0 or 1 from n to n + 1, and they add up to n, so exactly one source has row n. The last stage goes
+    on for ever, whatever its `rows`.
+    """
+
+    def __init__(self, names: Sequence[str], stages: Sequence[MixtureStage]) -> None:
+        if not stages:
+            raise DataError("the mixture has no stage")
+        self.names = tuple(names)
+        self._shares = [_shares(stage.weights, list(names), some=len(stages) > 1) for stage in stages]
+        self.starts = [0]
+        for number, stage in enumerate(stages[:-1], 1):
+            if stage.rows is None or stage.rows < 1:
+                raise DataError(f"stage {number} of the mixture has {stage.rows or 'no number of'} rows")
+            self.starts.append(self.starts[-1] + stage.rows)
+        self._done = [dict.fromkeys(self.names, 0)]  # by each stage's first row
+        for shares, first, end in zip(self._shares, self.starts, self.starts[1:]):
+            self._done.append(_added(self._done[-1], _divided(shares, end - first)))
+
+    def before(self, n: int) -> dict[str, int]:
+        """Rows of each source among the first `n`."""
+        stage = bisect_right(self.starts, n) - 1
+        counts = _divided(self._shares[stage], n - self.starts[stage])
+        return counts if stage == 0 and len(counts) == len(self.names) else _added(self._done[stage], counts)
+
+
 class DataOrder:
     """The order of a run over several token sources.
 
     `lengths`: for each source the tokens in each of its documents. `weights`: each source's part of the tokens trained
-    on, in any unit; left out, sources get their own size, so each is seen equally often.
+    on, in any unit; left out, sources get their own size, so each is seen equally often; or the stages of a mixture,
+    each of which may leave sources out.
     Raises DataError for sources without tokens and for weights that are not positive or name no source.
     """
 
     def __init__(
         self,
         lengths: Mapping[str, Sequence[int] | np.ndarray],
-        weights: Mapping[str, float] | None,
+        weights: Weights | None,
         sequence_length: int,
         seed: int,
     ) -> None:
@@ -91,7 +134,9 @@ class DataOrder:
         for name, values in self._lengths.items():
             if not self._tokens[name] or values.min() < 1:
                 raise DataError(f"source {name!r} has no tokens, or a document without any")
-        self._shares = _shares(self._tokens if weights is None else weights, list(self._lengths))
+        if weights is None or isinstance(weights, Mapping):
+            weights = [MixtureStage(self._tokens if weights is None else weights)]
+        self._turns = Turns(list(self._lengths), weights)
         self._epoch = lru_cache(maxsize=2 * len(self._lengths))(self._shuffled)
 
     @property
@@ -101,7 +146,7 @@ class DataOrder:
 
     def locate(self, n: int) -> tuple[str, int]:
         """The source of row `n`, and how many rows of that source come before it."""
-        before, after = self._rows_before(n), self._rows_before(n + 1)
+        before, after = self._turns.before(n), self._turns.before(n + 1)
         for name, count in after.items():
             if count > before[name]:
                 return name, before[name]
@@ -131,26 +176,12 @@ class DataOrder:
         """What the first `n` rows took from each source."""
         return {
             name: Consumed(rows, rows * self.stride, rows * self.stride / self._tokens[name])
-            for name, rows in self._rows_before(n).items()
+            for name, rows in self._turns.before(n).items()
         }
 
     def rows_per_epoch(self) -> dict[str, float]:
         """Rows of each source until all of its tokens were seen once."""
         return {name: tokens / self.stride for name, tokens in self._tokens.items()}
-
-    def _rows_before(self, n: int) -> dict[str, int]:
-        """How many of the first `n` rows belong to each source.
-
-        Source 1 takes its rounded share of n, source 2 its rounded share of what is left, and so on: each count rises
-        by 0 or 1 from n to n + 1, and they add up to n, so exactly one source has row n.
-        """
-        counts: dict[str, int] = {}
-        left, units = n, sum(self._shares.values())
-        for name, share in self._shares.items():
-            counts[name] = (2 * left * share + units) // (2 * units) if units > share else left
-            left -= counts[name]
-            units -= share
-        return counts
 
     def _shuffled(self, name: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The documents of a source in the order of an epoch, and where each ends in the stream of that epoch."""
@@ -177,17 +208,32 @@ class PackedOrder:
         return n / self.num_rows
 
 
-def _shares(weights: Mapping[str, float], names: list[str]) -> dict[str, int]:
-    """Weights as whole units of `_UNITS`; sources in the given order."""
+def _divided(shares: Mapping[str, int], n: int) -> dict[str, int]:
+    """How many of `n` rows each source gets. Whole numbers only, so that it is exact however long the run."""
+    counts: dict[str, int] = {}
+    left, units = n, sum(shares.values())
+    for name, share in shares.items():
+        counts[name] = (2 * left * share + units) // (2 * units) if units > share else left
+        left -= counts[name]
+        units -= share
+    return counts
+
+
+def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {name: count + other.get(name, 0) for name, count in one.items()}
+
+
+def _shares(weights: Mapping[str, float], names: list[str], *, some: bool) -> dict[str, int]:
+    """Weights as whole units of `_UNITS`; sources in the given order. `some`: a source may be left out."""
     if not names:
         raise DataError("there is no token source to train on")
-    if set(weights) != set(names):
-        odd = sorted(set(weights) ^ set(names))
-        raise DataError(f"weights and sources differ in {', '.join(odd)}", hint=f"sources: {', '.join(names)}")
+    odd = set(weights) - set(names) if some and weights else set(weights) ^ set(names)
+    if odd:
+        raise DataError(f"weights and sources differ in {', '.join(sorted(odd))}", hint=f"sources: {', '.join(names)}")
     for name, weight in weights.items():
         if not (weight > 0 and weight < float("inf")):
             raise DataError(
                 f"the weight of {name!r} is {weight}", hint="weights are positive; leave a source out instead"
             )
     total = float(sum(weights.values()))
-    return {name: max(1, round(weights[name] / total * _UNITS)) for name in names}
+    return {name: max(1, round(weights[name] / total * _UNITS)) for name in names if name in weights}

@@ -16,13 +16,16 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from luopan.artifacts import atomic_write_json, mend_os_errors, recover_folder, replace_folder, sha256_file, stable_hash
 from luopan.errors import ArtifactError, DataError
 from luopan.tokens.example import Ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 INDEX = "index.json"
 LENGTHS = "lengths.npy"
@@ -59,6 +62,26 @@ def write_shards(
         atomic_write_json(partial / INDEX, index)
         replace_folder(partial, folder)
     return TokenShards(folder, verify=False)
+
+
+def write_text_shards(
+    texts: Iterable[str],
+    folder: Path | str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    workers: int = 1,
+    tokens_per_shard: int = 1 << 27,
+) -> TokenShards:
+    """Tokenise texts and write them as shards, in `workers` processes; the files do not depend on how many.
+
+    Errors as of `write_shards` and `luopan.tokens.encode.encode_documents`.
+    """
+    from luopan.tokens.encode import encode_documents
+
+    documents = encode_documents(tokenizer, texts, workers=workers)
+    return write_shards(
+        documents, folder, len(tokenizer), int(tokenizer.eos_token_id), tokens_per_shard=tokens_per_shard
+    )
 
 
 class TokenShards:
@@ -136,10 +159,11 @@ def _write_tokens(
     file: BinaryIO | None = None
     try:
         for number, document in enumerate(documents):
-            ids = np.asarray(document, dtype=np.int64)
+            # What `encode_documents` gives is of the right type already and is not copied.
+            ids = document if isinstance(document, np.ndarray) else np.asarray(document, dtype=np.int64)
             if not ids.size or ids[-1] != eos_id:
-                ids = np.append(ids, eos_id)
-            if ids.min() < 0 or ids.max() >= vocab_size:
+                ids = np.append(ids.astype(np.int64), eos_id)
+            if ids.max() >= vocab_size or (ids.dtype.kind != "u" and ids.min() < 0):
                 bad = int(ids[(ids < 0) | (ids >= vocab_size)][0])
                 raise DataError(f"token {bad} is not in a vocabulary of {vocab_size}", where=f"document {number}")
             if file is None or sizes[-1] + ids.size > tokens_per_shard:
@@ -147,7 +171,7 @@ def _write_tokens(
                     file.close()
                 file = open(folder / _shard_name(len(sizes)), "wb", buffering=1 << 20)  # noqa: SIM115 - closed below
                 sizes.append(0)
-            file.write(ids.astype(dtype).tobytes())
+            file.write(np.ascontiguousarray(ids.astype(dtype, copy=False)).data)
             lengths.append(ids.size)
             sizes[-1] += ids.size
     finally:

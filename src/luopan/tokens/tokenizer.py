@@ -1,8 +1,8 @@
 """Byte-level BPE tokenizers: trained here, saved as Hugging Face folders that load anywhere.
 
-All 256 bytes are in the vocabulary, so any text comes back exactly as it went in. Digits stand alone, which small
-models need to learn arithmetic. The first line break after a chat header or a tag is always a token of its own, so that
-the tokens of a prompt do not depend on what follows them (see `_pre_tokenizer`). There is no token at the
+All 256 bytes are in the vocabulary, so any text comes back exactly as it went in. Digits stand alone, or in threes,
+which small models need to learn arithmetic. The first line break after a chat header or a tag is always a token of its
+own, so that the tokens of a prompt do not depend on what follows them (see `_pre_tokenizer`). There is no token at the
 beginning of a text, hence none to double.
 """
 
@@ -22,8 +22,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luopan.artifacts import atomic_write_json, mend_os_errors
 from luopan.errors import DataError, ModelError
-from luopan.tokens.config import END_OF_TEXT, PAD, SPECIAL_TOKENS, VISIBLE_TOKENS, TokenizerConfig
+from luopan.tokens.config import (
+    CHAT_HEADER,
+    CODE_WHITE_SPACE,
+    DIGITS_BY_THREE,
+    END_OF_TEXT,
+    PAD,
+    ROLES,
+    SPECIAL_TOKENS,
+    VISIBLE_TOKENS,
+    TokenizerConfig,
+)
 from luopan.tokens.template import luopan_template
+
+INDENTATION = 16  # spaces: runs up to this long are one token each under the `code` rule
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
@@ -32,9 +44,9 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
     Raises DataError where the texts are too few for that many tokens. Sennrich et al. 2016, arXiv:1508.07909, on bytes.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _pre_tokenizer(config.split_digits)
+    tokenizer.pre_tokenizer = _pre_tokenizer(config)
     tokenizer.decoder = decoders.ByteLevel()
-    tokens = [*SPECIAL_TOKENS, *VISIBLE_TOKENS, *config.extra_tokens]
+    tokens = [*SPECIAL_TOKENS, *VISIBLE_TOKENS, *config.extra_tokens, *config.reserved]
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
@@ -43,7 +55,8 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
         max_token_length=config.max_token_length,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(chain([_header_text()], texts), trainer)
+    always = [_header_text(), _indentation_text()] if config.whitespace == "code" else [_header_text()]
+    tokenizer.train_from_iterator(chain(always, texts), trainer)
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         hint = f"use vocab_size {size // 128 * 128}" if size >= 384 else "give more text"
@@ -51,7 +64,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
             f"the text yields {size} tokens at min_frequency {config.min_frequency}, vocab_size is {config.vocab_size}"
         )
         raise DataError(message, hint=f"{hint}, or a lower min_frequency")
-    return _wrapped(_with_visible_tokens(tokenizer))
+    return _wrapped(_with_visible_tokens(tokenizer, {*SPECIAL_TOKENS, *config.reserved}))
 
 
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
@@ -116,28 +129,35 @@ def document_frame(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """The same tokenizer, but for it every text is only text: it recognises no control tokens."""
+    """The same tokenizer, but for it every text is only text: it recognises no control tokens.
+
+    Added tokens that are words stay: those that are not special and are looked for in normalised text, which is how
+    `luopan.tokens.extend` adds words and how some families add runs of spaces.
+    """
     return _plain_backend(tokenizer, len(tokenizer))
 
 
 @lru_cache(maxsize=8)
 def _plain_backend(tokenizer: PreTrainedTokenizerFast, _size: int) -> Tokenizer:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["added_tokens"] = []
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["normalized"] and not t["special"]]
     state["post_processor"] = state["truncation"] = state["padding"] = None
     return Tokenizer.from_str(json.dumps(state))
 
 
-def _pre_tokenizer(split_digits: bool) -> pre_tokenizers.PreTokenizer:
-    """Chat headers and leading line breaks alone, digits alone, then GPT-2's words.
+def _pre_tokenizer(config: TokenizerConfig) -> pre_tokenizers.PreTokenizer:
+    """Chat headers and leading line breaks alone, runs of white space and digits as configured, then GPT-2's words.
 
     Text is cut at special tokens before it comes here, so `\\A` is what follows one: "assistant\\n" after a turn's
     start, the line break after `</think>`. Were that line break to merge with line breaks of the answer, the prompt
     would end on a token that training never had there.
     """
-    header = Regex(r"\A(?:(?:system|user|assistant|tool)\n|\n)")
-    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(header, behavior="isolated")]
-    if split_digits:
+    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(CHAT_HEADER), behavior="isolated")]
+    if config.whitespace == "code":
+        steps.append(pre_tokenizers.Split(Regex(CODE_WHITE_SPACE), behavior="isolated"))
+    if config.split_digits and config.digit_group == 3:
+        steps.append(pre_tokenizers.Split(Regex(DIGITS_BY_THREE), behavior="isolated"))
+    elif config.split_digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
     return pre_tokenizers.Sequence(steps)
@@ -158,14 +178,19 @@ def _header_text() -> str:
     They stand in every conversation: a vocabulary of 1024 learned from text alone spends twelve more tokens on them for
     a question and its answer.
     """
-    return "\n".join(["system", "user", "assistant", "tool"] * 10_000)
+    return "\n".join([*ROLES] * 10_000)
 
 
-def _with_visible_tokens(tokenizer: Tokenizer) -> Tokenizer:
+def _indentation_text() -> str:
+    """Runs of spaces, often enough that each length up to `INDENTATION` becomes one token, whatever the text holds."""
+    return "".join("\n" + " " * length + "x" for length in range(2, INDENTATION + 1)) * 10_000
+
+
+def _with_visible_tokens(tokenizer: Tokenizer, hidden: set[str]) -> Tokenizer:
     """Tokens that the trainer takes for special stay visible when decoding; the switches count only as whole words."""
     state = json.loads(tokenizer.to_str())
     for token in state["added_tokens"]:
-        token["special"] = token["content"] in SPECIAL_TOKENS
+        token["special"] = token["content"] in hidden
         token["single_word"] = token["content"].startswith("/")
     return Tokenizer.from_str(json.dumps(state))
 

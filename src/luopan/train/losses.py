@@ -6,6 +6,7 @@ positions only (on a chat batch most positions are prompt), and piece by piece: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,35 +15,38 @@ from torch import Tensor
 
 from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
-from luopan.model.head import linear_cross_entropy, linear_logprobs
-from luopan.objectives.base import LossTerm
+from luopan.model.head import linear_cross_entropy, linear_logprobs, token_cross_entropy
+from luopan.objectives.base import LossTerm, Metric
 from luopan.objectives.logprobs import check_temperature, sum_by_document
 from luopan.objectives.policy import grpo
 from luopan.objectives.preference import dpo
 from luopan.tokens.batch import Batch
+from luopan.tokens.rows import SOURCE
+from luopan.train.window import source_loss
 
 
-def causal_lm_loss(model: Decoder, batch: Batch, *, z_loss_coef: float = 0.0) -> LossTerm:
+def causal_lm_loss(model: Decoder, batch: Batch, *, z_loss_coef: float = 0.0, sources: Sequence[str] = ()) -> LossTerm:
     """Cross-entropy summed over the trained tokens, their number the weight; z-loss and the router's losses added.
 
     A z-loss (PaLM, arXiv:2204.02311) keeps the softmax's normaliser near 1. A mixture of experts adds its balance and
-    router losses for each trained token (`luopan.model.moe`).
+    router losses for each trained token (`luopan.model.moe`). With two or more `sources` the cross-entropy is told by
+    source as well: per_document `source` is then each document's place in them (`luopan.tokens.rows`).
     """
     states = trained_states(model, batch)
-    total, squares = linear_cross_entropy(
-        states.hidden,
-        head_weight(model),
-        states.targets,
-        softcap=model.config.final_logit_softcapping,
-        z_loss_coef=z_loss_coef,
-    )
+    knobs: dict[str, Any] = {"softcap": model.config.final_logit_softcapping, "z_loss_coef": z_loss_coef}
+    by_source: dict[str, Metric] = {}
+    if len(sources) > 1:
+        total, squares, losses = token_cross_entropy(states.hidden, head_weight(model), states.targets, **knobs)
+        by_source = source_metrics(batch, states, losses, sources)
+    else:
+        total, squares = linear_cross_entropy(states.hidden, head_weight(model), states.targets, **knobs)
     weight = total.new_tensor(float(states.targets.numel()))
     metrics = {"z_loss": (squares.detach(), weight)} if z_loss_coef else {}
     if states.routing is not None:
         metrics["router_loss"] = (states.routing.detach().sum(), weight)
         metrics["cross_entropy"] = (total.detach() - z_loss_coef * squares, weight)
         total = total + states.routing.sum()
-    return LossTerm(total, weight, metrics)
+    return LossTerm(total, weight, {**metrics, **by_source})
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,16 @@ class States:
     targets: Tensor  # [N] the trained tokens' ids
     places: Tensor  # [N] their flat positions b*T+t
     routing: Tensor | None  # [N] fp32, the router's losses (mixture of experts)
+
+
+def source_metrics(batch: Batch, states: States, losses: Tensor, sources: Sequence[str]) -> dict[str, Metric]:
+    """Of each source the sum of its tokens' losses [N] and their count; nothing waits for the device."""
+    number = required(batch.per_document, SOURCE)[SOURCE]  # [D]
+    own = number[batch.document_ids.flatten()[states.places]]  # [N]
+    # A product with ones and zeros and not a scatter, whose order of additions differs from run to run on a GPU.
+    member = (own == torch.arange(len(sources), device=own.device)[:, None]).to(losses)  # [S, N]
+    sums, counts = (member * losses).sum(1).unbind(), member.sum(1).unbind()
+    return {source_loss(name): pair for name, pair in zip(sources, zip(sums, counts))}
 
 
 def trained_states(model: Decoder, batch: Batch) -> States:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
-SHOWN = ("loss", "learning_rate", "reward", "accuracy", "tokens_per_second")
-LABELS = {"learning_rate": "lr", "tokens_per_second": "tok/s"}
+SHOWN = ("loss", "learning_rate", "reward", "accuracy", "tokens_per_second", "megabytes_per_second")
+LABELS = {"learning_rate": "lr", "tokens_per_second": "tok/s", "megabytes_per_second": "MB/s"}
 
 
 class Progress(Protocol):
@@ -190,6 +190,8 @@ def figure_text(name: str, value: float) -> str:
     label = LABELS.get(name, name)
     if name == "tokens_per_second":
         return f"{value:,.0f} {label}"
+    if name == "megabytes_per_second":
+        return f"{value:.1f} {label}"
     if name == "learning_rate":
         return f"{label} {value:.1e}"
     return f"{label} {value:.3f}"

@@ -11,6 +11,12 @@ from luopan.objectives.base import Metric
 from luopan.train.ranks import gather_objects, rank
 
 Sums = dict[str, tuple[float, float]]
+SOURCE_PREFIX, SOURCE_SUFFIX = "source/", "/loss"
+
+
+def source_loss(name: str) -> str:
+    """What the loss on one source is called in the metrics."""
+    return f"{SOURCE_PREFIX}{name}{SOURCE_SUFFIX}"
 
 
 class Window:
@@ -68,5 +74,9 @@ def merged_pair(name: str, old: tuple[float, float] | None, new: tuple[float, fl
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Each sum over its count; not a number where nothing was counted."""
-    return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
+    """Each sum over its count; not a number where nothing was counted. A source that was not read has no figure."""
+    return {
+        name: total / count if count else math.nan
+        for name, (total, count) in sums.items()
+        if count or not name.startswith(SOURCE_PREFIX)
+    }

@@ -1,0 +1,62 @@
+"""Exact duplicates: of documents that are equal but for case and white space, the first one stays.
+
+A document is 16 bytes here. They are compared in ranges of digests (`shuffle`), so memory does not grow with the
+corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from luopan.corpus.dedup.shuffle import (
+    SplitKeys,
+    clear,
+    firsts_of,
+    partitions_for,
+    shuffle,
+    splits_of,
+    write_later_ones,
+)
+from luopan.corpus.executor import Executor
+
+
+def fingerprint_text(text: str) -> bytes:
+    """16 bytes, equal for texts that differ in case and white space only. Punctuation counts: "3-4" is not "3+4"."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def digests(texts: Sequence[str]) -> np.ndarray:
+    """[N, 2] uint64: `fingerprint_text` of each text."""
+    joined = b"".join(map(fingerprint_text, texts))
+    return np.frombuffer(joined, "<u8").astype(np.uint64).reshape(len(texts), 2)
+
+
+def exact_twins(digest_files: Sequence[Path], folder: Path, executor: Executor, partitions: int = 1) -> list[Path]:
+    """Per split a file of [rows] int64 in `folder`: the number of the first document with the same text, or -1.
+
+    `digest_files` hold the `digests` of each split, [rows, 2]; a document's number is its row in all splits laid end to
+    end. `partitions` is the least number of ranges to work on one by one; the answer does not depend on it.
+    """
+    splits = splits_of(digest_files)
+    shuffled = shuffle(splits, folder, executor, digest_column, 1, partitions_for(splits, partitions))
+    later = executor.map(partial(write_later_ones, shuffled=shuffled), range(shuffled.segments))
+    found = executor.map(partial(write_twins, later=later, folder=folder), splits)
+    clear(shuffled, later)
+    return found
+
+
+def digest_column(split: SplitKeys) -> list[tuple[np.ndarray, np.ndarray]]:
+    """All rows and their digests."""
+    return [(np.arange(split.rows), np.load(split.file))]
+
+
+def write_twins(split: SplitKeys, later: Sequence[Path], folder: Path) -> Path:
+    """The answer for one split."""
+    path = folder / f"twins-{split.number:05d}.npy"
+    np.save(path, firsts_of(split, later))
+    return path
