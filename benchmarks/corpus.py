@@ -5,7 +5,8 @@
 
 The input is made of the given pages (.jsonl with a column `text`): each made document takes the paragraphs of one page
 and swaps words with those of other pages until it is a text of its own, so that near-duplicate removal does not thin it
-out and filters meet what they meet in real pages. Every size runs in a process of its own; memory is the peak of resident bytes over the process and its workers.
+out and filters meet what they meet in real pages. Every size runs in a process of its own; memory is the peak of
+resident bytes over the process and its workers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def make_input(pages: list[str], file: Path, megabytes: float, seed: int) -> int
                 " ".join(source.choice(words) if source.random() < SHARE_SWAPPED else word for word in line.split(" "))
                 for line in page.split("\n")
             )
-            out.write(json.dumps({"text": text, "url": f"https://example{count % 997}.org/{count}"}, ensure_ascii=False) + "\n")
+            out.write(
+                json.dumps({"text": text, "url": f"https://example{count % 997}.org/{count}"}, ensure_ascii=False)
+                + "\n"
+            )
             written += len(text.encode())
             count += 1
     return count

@@ -16,7 +16,6 @@ from luopan.corpus import (
     Document,
     FileSource,
     HeldOutConfig,
-    NormaliseConfig,
     PackagedSource,
     curate,
     curation,
@@ -25,9 +24,9 @@ from luopan.corpus import (
     read_documents,
     read_rejected,
     read_texts,
+    splits,
 )
 from luopan.corpus.dedup.exact import digests
-from luopan.corpus import splits
 from luopan.corpus.select import held_out, under_cap
 from luopan.errors import ArtifactError, DataError, DiskFullError
 
@@ -112,14 +111,14 @@ def test_the_result_is_the_same_bytes_every_time_and_everywhere(source, tmp_path
 
 def test_held_out_text_is_not_trained_on_even_if_it_stands_twice(tmp_path):
     texts = [prose(seed % 50) if seed % 3 else prose(seed % 50).replace(" ", "  ").title() for seed in range(400)]
-    config = CurateConfig(gopher_repetition=None, gopher_quality=None, held_out=HeldOutConfig(fraction=0.3))
+    config = LOOSE.model_copy(update={"held_out": HeldOutConfig(fraction=0.3)})
     made = curate([write_rows(tmp_path / "a.jsonl", texts)], config, tmp_path / "out")
     train, held = (set(map(bytes, digests(list(read_texts(part))))) for part in (made.train, made.held_out))
     assert len(train) + len(held) == 50 and len(held) >= 8 and not train & held
 
 
 def test_more_data_moves_nothing_from_the_held_out_part_to_training(tmp_path):
-    config = CurateConfig(gopher_repetition=None, gopher_quality=None, held_out=HeldOutConfig(fraction=0.1, min_documents=0))
+    config = LOOSE.model_copy(update={"held_out": HeldOutConfig(fraction=0.1, min_documents=0)})
     small = curate([write_rows(tmp_path / "a.jsonl", map(prose, range(200)))], config, tmp_path / "small")
     large = curate([write_rows(tmp_path / "a.jsonl", map(prose, range(400)))], config, tmp_path / "large")
     held = {document.id for document in read_documents(small.held_out)}

@@ -1,7 +1,7 @@
 """A batch of documents: Arrow columns, and beside each text what several steps need of it.
 
-Steps are pure functions `(DocumentBatch, config) -> Outcome`. What they share (the words of a text) is computed once and
-kept while the text stays as it is.
+Steps are pure functions `(DocumentBatch, config) -> Outcome`. What they share (the words of a text) is computed once
+and kept while the text stays as it is.
 """
 
 from __future__ import annotations

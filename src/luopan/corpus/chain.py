@@ -1,7 +1,7 @@
 """The chain of steps that a configuration asks for: names, functions, the rows of the funnel.
 
-A step is a pure function `(DocumentBatch, its configuration) -> Outcome` in `steps/`, in a module of its own name; it is
-imported when it is first asked for.
+A step is a pure function `(DocumentBatch, its configuration) -> Outcome` in `steps/`, in a module of its own name; it
+is imported when it is first asked for.
 """
 
 from __future__ import annotations

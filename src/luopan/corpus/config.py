@@ -13,6 +13,8 @@ from pydantic import Field, PositiveInt, model_validator
 from luopan.corpus.config_base import Bytes, Count, Frozen
 from luopan.corpus.dedup_config import DecontaminateConfig, ExactConfig, MinHashConfig, SampleConfig, SpanConfig
 from luopan.corpus.filter_config import (
+    DUPLICATE_NGRAMS,
+    TOP_NGRAM,
     C4Config,
     FineWebConfig,
     GopherQualityConfig,
@@ -64,7 +66,6 @@ class LocalSteps(Frozen):
         if missing & set(type(self).model_fields):
             raise ValueError("a preset is filled in by CurateConfig.build(...), not by the constructor")
         return self
-
 
     def files(self) -> list[str]:
         """Files of the user's that the steps read beside the sources: lists, classifiers."""
@@ -129,13 +130,13 @@ def expand(given: Mapping[str, Any]) -> dict[str, Any]:
     A source's steps start from the stage's own, unless they name a preset. Anything that is no mapping is left as it
     is, for the check that follows to complain of.
     """
-    filled = with_preset(given, set(CurateConfig.model_fields))
+    filled = with_limits(with_preset(given, set(CurateConfig.model_fields)))
     sources = given.get("per_source")
     if isinstance(sources, Mapping):
         local = set(LocalSteps.model_fields)
         base = {key: value for key, value in filled.items() if key in local}
         filled["per_source"] = {
-            name: (with_preset(steps, local) if "preset" in steps else merged(base, steps))
+            name: with_limits(with_preset(steps, local) if "preset" in steps else merged(base, steps))
             if isinstance(steps, Mapping)
             else steps
             for name, steps in sources.items()
@@ -148,3 +149,16 @@ def with_preset(given: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     name = given.get("preset")
     defaults = PRESETS.get(name, {}) if isinstance(name, str) else {}
     return merged({key: value for key, value in defaults.items() if key in known}, given)
+
+
+def with_limits(given: dict[str, Any]) -> dict[str, Any]:
+    """`given` with the limits by n of `gopher_repetition` completed: to write one turns none of the others off."""
+    block = given.get("gopher_repetition")
+    if not isinstance(block, Mapping):
+        return given
+    filled = dict(block)
+    for key, defaults in (("max_top_ngram", TOP_NGRAM), ("max_duplicate_ngrams", DUPLICATE_NGRAMS)):
+        limits = block.get(key)
+        if isinstance(limits, Mapping) and limits:
+            filled[key] = {**{str(n): limit for n, limit in defaults.items()}, **{str(n): v for n, v in limits.items()}}
+    return {**given, "gopher_repetition": filled}

@@ -1,4 +1,4 @@
-"""From sources to a corpus: read, clean, filter, deduplicate, decontaminate, cap, hold out; nothing is lost without a reason.
+"""From sources to a corpus: read, clean, filter, deduplicate, decontaminate, hold out; nothing goes without a reason.
 
 The sources are planned into splits of about `split_bytes`, and each pass (`passes.py`) works on them one by one, in as
 many processes as there are; between the passes all splits are looked at together. The result depends on the sources
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,7 +121,9 @@ def curate(
     tasks = [ReadTask(number, split) for number, split in enumerate(splits)]
     with mend_os_errors(folder):
         place = Place(folder / SCRATCH)
-        plan = stable_hash([VERSION, *settings(config), state(sources, config), [repr(task.split) for task in tasks], names])
+        plan = stable_hash(
+            [VERSION, *settings(config), state(sources, config), [repr(task.split) for task in tasks], names]
+        )
         resume_or_clear(place, plan)
         with executor_for(config.executor, config.workers, len(tasks)) as executor:
             run = Run(config, place, executor, watcher or Unwatched(), names, [s.max_bytes for s in sources])
@@ -336,8 +339,8 @@ class Run:
             for name in ("sizes", "cap_keys", "held_keys")
         }
         source = np.repeat(self.source_of, [len(part) for part in arrays["sizes"]])
-        joined = [np.concatenate(parts) for parts in arrays.values()]
-        return choose(source, *joined, self.caps, self.config.held_out)
+        size, cap_key, held_key = (np.concatenate(parts) for parts in arrays.values())
+        return choose(source, size, cap_key, held_key, self.caps, self.config.held_out)
 
     def write(self, choice: Choice) -> CorpusStats:
         """The final parts, and what the card says of them."""
@@ -346,7 +349,7 @@ class Run:
         caps = dict(zip(self.names, self.caps))
         tasks = [
             Chosen(number, choice.capped[low:high], choice.held_out[low:high], caps)
-            for number, (low, high) in enumerate(zip(offsets, offsets[1:]))
+            for number, (low, high) in enumerate(pairwise(offsets))
         ]
         self.watcher.start("writing", len(tasks))
         stats = CorpusStats(tokenizer=self.config.tokenizer)

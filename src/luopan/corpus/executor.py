@@ -79,8 +79,8 @@ class LocalPool:
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process died, most likely for want of memory",
-                hint="Run again with fewer workers or a smaller split_bytes; what is finished is kept. A script of your own "
-                'needs its `if __name__ == "__main__":` around the call.',
+                hint="Run again with fewer workers or a smaller split_bytes; what is finished is kept. A script of "
+                'yours needs its `if __name__ == "__main__":` around the call.',
             ) from error
         except BaseException:
             self.abort()
@@ -160,10 +160,12 @@ def started(workers: int | None) -> Any:
     if not ray.is_initialized():
         try:
             address = os.environ.get("RAY_ADDRESS")
-            own = {} if address else {"num_cpus": workers or cores(), "include_dashboard": False}
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+            own: dict[str, Any] = {} if address else {"num_cpus": workers or cores(), "include_dashboard": False}
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise DataError(f"no Ray cluster: {error}", hint="Check RAY_ADDRESS, or unset it to start one here.") from error
+            raise DataError(
+                f"no Ray cluster: {error}", hint="Check RAY_ADDRESS, or unset it to start one here."
+            ) from error
     return ray
 
 

@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from luopan.corpus.config_base import Count, Fraction, Frozen
 from luopan.corpus.languages import LANGUAGES
 
+TOP_NGRAM: dict[int, float | None] = {2: 0.20, 3: 0.18, 4: 0.16}
+DUPLICATE_NGRAMS: dict[int, float | None] = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 ENGLISH_WORDS = "split words by spaCy's rules for English, as datatrove does; for English text only"
 
 
@@ -62,20 +64,21 @@ class GopherRepetitionConfig(Frozen):
     max_duplicate_line_characters: Fraction | None = 0.2
     max_duplicate_paragraphs: Fraction | None = 0.3
     max_duplicate_paragraph_characters: Fraction | None = 0.2
-    max_top_ngram: dict[int, Fraction] = Field(
-        default={2: 0.20, 3: 0.18, 4: 0.16}, description="by n: share of the characters"
+    max_top_ngram: dict[int, Fraction | None] = Field(
+        default=TOP_NGRAM, description="by n: share of the characters; what is written changes single ones, null is off"
     )
     min_top_ngram_count: Count = Field(
         default=2, description="a top n-gram has to occur this often to count; datatrove: 1"
     )
-    max_duplicate_ngrams: dict[int, Fraction] = Field(
-        default={5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}, description="by n: share of the characters"
+    max_duplicate_ngrams: dict[int, Fraction | None] = Field(
+        default=DUPLICATE_NGRAMS,
+        description="by n: share of the characters; what is written changes single ones, null is off",
     )
     english_words: bool = Field(default=False, description=ENGLISH_WORDS)
 
     @field_validator("max_top_ngram", "max_duplicate_ngrams")
     @classmethod
-    def _long_enough(cls, limits: dict[int, float]) -> dict[int, float]:
+    def _long_enough(cls, limits: dict[int, float | None]) -> dict[int, float | None]:
         for n in limits:
             if not 1 <= n <= 64:
                 raise ValueError(f"n-grams of {n} words: n has to be 1 to 64")
@@ -83,7 +86,7 @@ class GopherRepetitionConfig(Frozen):
 
     @model_validator(mode="after")
     def _every_key_has_an_effect(self) -> GopherRepetitionConfig:
-        if not self.max_top_ngram and "min_top_ngram_count" in self.model_fields_set:
+        if not any(self.max_top_ngram.values()) and "min_top_ngram_count" in self.model_fields_set:
             raise ValueError("min_top_ngram_count has no effect: max_top_ngram is empty")
         return self
 

@@ -83,9 +83,7 @@ class Funnel:
             documents, size = self.total(step)
             by_source = {source: {"documents": count[0], "bytes": count[1]} for source, count in sources.items()}
             counts = dict(sorted(self.counts[step].items()))
-            steps.append(
-                {"step": step, "documents": documents, "bytes": size, "sources": by_source, "counts": counts}
-            )
+            steps.append({"step": step, "documents": documents, "bytes": size, "sources": by_source, "counts": counts})
         rejected = [
             {
                 "step": step,

@@ -53,7 +53,12 @@ def pass_a(task: ReadTask, place: Place, config: CurateConfig) -> dict[str, Any]
 
 
 def read_through(
-    number: int, stream: Iterable[Document | Rejected], place: Place, config: CurateConfig, source: str, clean: bool = False
+    number: int,
+    stream: Iterable[Document | Rejected],
+    place: Place,
+    config: CurateConfig,
+    source: str,
+    clean: bool = False,
 ) -> dict[str, Any]:
     """Pass A over a stream of one source; `clean` documents (made by a program) skip the local steps."""
     steps = [] if clean else local_steps(config.steps_for(source))

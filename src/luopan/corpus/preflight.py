@@ -23,7 +23,9 @@ def check_curation(config: CurateConfig, names: Sequence[str]) -> None:
     damaged classifier, steps of a source that is not there."""
     for name in config.per_source:
         if name not in names:
-            raise DataError(f"per_source names {name!r}, which is not read here", hint=f"There are: {', '.join(names)}.")
+            raise DataError(
+                f"per_source names {name!r}, which is not read here", hint=f"There are: {', '.join(names)}."
+            )
     batch = DocumentBatch.of([PROBE])
     for steps in [config, *config.per_source.values()]:
         for _, step, block in local_steps(steps):

@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "code": {
         "gopher_repetition": None,
         "gopher_quality": None,
-        "normalise": {"fix_encoding": False},
+        "normalise": {"fix_encoding": False, "unescape_entities": False},
         "minhash": {},
         "pii": {},
     },
@@ -43,6 +43,8 @@ def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     result = dict(defaults)
     for key, value in given.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(below, value) if both else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
     return result

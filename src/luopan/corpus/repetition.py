@@ -7,7 +7,7 @@ pass of numpy replaces a Python loop per n; equal hashes of different n-grams wo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def top_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | No
 
     Of several that are most frequent, the one that comes first counts.
     """
-    limits = sorted(config.max_top_ngram.items())
+    limits = limits_by_n(config.max_top_ngram)
     if not limits:
         return None
     longest = reading.tally.longest
@@ -103,7 +103,7 @@ def top_ngram_characters(reading: Reading, n: int, count: int) -> int:
 def duplicate_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | None:
     """Share of the characters in n-grams that occurred before (not overlapping, from the left)."""
     cover = float(reading.size)  # what repeats for n repeats for any smaller n too, so this bounds the ones that follow
-    for n, most in sorted(config.max_duplicate_ngrams.items()):
+    for n, most in limits_by_n(config.max_duplicate_ngrams):
         enough = most * reading.size
         if cover > enough:
             cover = repeated_cover(reading, n, enough)
@@ -164,3 +164,8 @@ def hashes(reading: Reading, n: int) -> np.ndarray:
 
 # Cheap ones first: the first finding ends the search.
 RULES = (duplicate_paragraphs, duplicate_lines, top_ngrams, duplicate_ngrams)
+
+
+def limits_by_n(limits: Mapping[int, float | None]) -> list[tuple[int, float]]:
+    """(n, limit) in the order of n, without those that are off."""
+    return [(n, limit) for n, limit in sorted(limits.items()) if limit is not None]

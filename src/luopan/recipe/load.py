@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,8 @@ def check_recipe(located: Located, overrides: Sequence[str], model: type[BaseMod
 
 
 def _validate(located: Located, model: type[BaseModel]) -> tuple[Any, ValidationError | None]:
-    expand = getattr(model, "expand", dict)  # what is short for other keys (presets) is filled in first
+    # What is short for other keys (presets) is filled in first.
+    expand: Callable[[Any], Any] = getattr(model, "expand", lambda data: data)
     try:
         return model.model_validate_json(json.dumps(expand(located.data)), strict=True), None
     except ValidationError as error:

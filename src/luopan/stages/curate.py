@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from luopan.corpus import Document, curate
 from luopan.corpus.curation import state
 from luopan.corpus.preflight import check_curation
-from luopan.corpus.source_config import SourceConfig
 from luopan.corpus.skills import documents, long_documents
+from luopan.corpus.source_config import SourceConfig
 from luopan.recipe.parts import SkillDocuments
 from luopan.recipe.specs import CurateSpec
 from luopan.report.data import Figure

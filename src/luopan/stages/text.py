@@ -16,7 +16,6 @@ from luopan.evals.bits import bits_per_byte, loss_by_position
 from luopan.report.data import Figure, Line, LineChart, Mark, Mixture
 from luopan.stages.common import Chat
 from luopan.tokens.batch import Batch
-from luopan.tokens.example import Ids
 from luopan.tokens.encode import encode_documents
 from luopan.tokens.mixture import tempered
 from luopan.tokens.mixture_config import CORPUS
