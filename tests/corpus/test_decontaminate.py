@@ -19,7 +19,7 @@ from luopan.corpus.batch import DocumentBatch
 from luopan.corpus.dedup_config import DecontaminateConfig
 from luopan.corpus.document import Document
 from luopan.corpus.lines import numbered_lines
-from luopan.corpus.steps.decontaminate import decontaminate, notes
+from luopan.corpus.steps.decontaminate import decontaminate, gaps, notes
 from luopan.errors import DataError
 
 QUESTION = "A train leaves the old station at noon with forty people, and at every stop seven of them get out."
@@ -109,6 +109,7 @@ def test_nothing_in_a_batch_changes_a_verdict(config):
 
 def test_what_is_looked_for_is_said(config):
     assert notes(config) == ["maths: 3 of 4 test items are looked for; 1 have fewer than 8 words"]
+    assert gaps(config) == notes(config)
 
 
 def test_common_wording_tells_nothing(tmp_path):

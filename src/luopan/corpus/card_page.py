@@ -82,7 +82,7 @@ def _header(card: Mapping[str, Any], funnel: Mapping[str, Any], title: str) -> M
         ("Text", size(text["train"])),
         ("Words", quantity(card["words"]["train"]) if "words" in card else ""),
         ("Tokens" if counted else "Tokens (estimate)", quantity(card["tokens"]["train"]) if "tokens" in card else ""),
-        ("Held out", f"{documents['held_out']:,} · {size(text['held_out'])}"),
+        ("Held out", f"{documents['held_out']:,}"),
         ("Of the text found", number(kept, "%") if kept is not None else ""),
     ]
     shown = [tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles if value]

@@ -151,7 +151,7 @@ def state(sources: Sequence[SourceConfig], config: CurateConfig) -> str:
 
 def contamination_notes(config: CurateConfig) -> list[str]:
     """What of the evaluation sets cannot be looked for."""
-    return decontaminate.notes(config.decontaminate) if config.decontaminate is not None else []
+    return decontaminate.gaps(config.decontaminate) if config.decontaminate is not None else []
 
 
 def settings(config: CurateConfig) -> list[Any]:
@@ -236,7 +236,7 @@ class Run:
 
     def line(self, source: str) -> str:
         found, left = self.funnel.left["found"][source], self.funnel.left[self.last_local][source]
-        return f"{source}: {left[0]:,} of {found[0]:,} documents pass the filters, {left[1] / 1e6:.1f} MB"
+        return f"{source}: {found[0]:,} documents found; {left[0]:,}, {left[1] / 1e6:.1f} MB, pass the filters"
 
     @property
     def last_local(self) -> str:

@@ -60,6 +60,7 @@ class NgramIndex:
         self.where: list[str] = []
         entries: list[np.ndarray] = []
         self.notes: list[str] = []
+        self.gaps: list[str] = []  # the notes of sets that are not looked for whole
         for name, own in by_set(list(items(config)), config):
             found, kept, short, common = entries_of(own, config, len(self.where))
             if not kept:
@@ -73,6 +74,8 @@ class NgramIndex:
             self.sets.extend(item.set for item in own)
             self.where.extend(item.where for item in own)
             self.notes.append(note(name, len(own), kept, short, common, config))
+            if kept < len(own) or common:
+                self.gaps.append(self.notes[-1])
         together = np.concatenate(entries)
         self.grams = [table(together[together["n"] == n], int(n)) for n in np.unique(together["n"])]
 

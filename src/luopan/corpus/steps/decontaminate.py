@@ -49,6 +49,11 @@ def decontaminate(batch: DocumentBatch, config: DecontaminateConfig) -> Outcome:
     return Outcome(batch.keep(stays), rejected, counts)
 
 
+def gaps(config: DecontaminateConfig) -> list[str]:
+    """What of the sets cannot be looked for; DataError as `notes`."""
+    return index_for(config).gaps
+
+
 def notes(config: DecontaminateConfig) -> list[str]:
     """How many items of each set are looked for, and how many cannot be; DataError if a set cannot be read."""
     return index_for(config).notes
