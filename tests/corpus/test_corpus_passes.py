@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from corpus_texts import WORDS, prose
 
-from luopan.artifacts import sha256_file
-from luopan.corpus import CurateConfig, Document, FileSource, curate, passes, read_documents, read_rejected
+from luopan.artifacts import FolderLock, sha256_file
+from luopan.corpus import CurateConfig, Document, FileSource, curate, curation, passes, read_documents, read_rejected
 from luopan.corpus.executor import LocalPool, OnRay
 from luopan.corpus.files import list_files
-from luopan.errors import DataError, DiskFullError
+from luopan.errors import DataError, DiskFullError, LockedError
 
 SMALL = 1 << 16  # bytes of a split, so that a small corpus has several
 
@@ -112,8 +112,6 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_in_the_same_bytes(sources, alon
             raise OSError(28, "No space left on device")
         return real(task, **options)
 
-    from luopan.corpus import curation
-
     monkeypatch.setattr(curation, name, failing)
     with pytest.raises(DiskFullError):
         curate(sources, config(), tmp_path / "out", streams=sums())
@@ -130,8 +128,6 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_in_the_same_bytes(sources, alon
 
 
 def test_other_settings_do_not_go_on_from_old_work(sources, tmp_path, monkeypatch):
-    from luopan.corpus import curation
-
     monkeypatch.setattr(curation, "pass_d", lambda *args, **options: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(DiskFullError):
         curate(sources, config(), tmp_path / "out")
@@ -185,3 +181,31 @@ def die(number: int) -> None:
     import os
 
     os._exit(9)
+
+
+def test_a_corpus_of_ours_is_no_source_as_a_whole(alone, tmp_path):
+    with pytest.raises(DataError, match="is a corpus that luopan made") as caught:
+        curate([FileSource(path=str(alone))], CurateConfig(), tmp_path / "out")
+    assert f"{alone}/train" in str(caught.value)
+    with pytest.raises(DataError, match="is a corpus that luopan made"):
+        curate([FileSource(path=str(alone.parent))], CurateConfig(), tmp_path / "out")
+    made = curate([FileSource(path=str(alone / "train"))], CurateConfig(minhash=None), tmp_path / "out")
+    assert made.card["documents"]["train"] > 0
+
+
+def test_two_runs_in_one_folder_are_refused(sources, tmp_path):
+    with FolderLock(tmp_path / "out" / curation.SCRATCH), pytest.raises(LockedError, match="another process"):
+        curate(sources, config(), tmp_path / "out")
+
+
+def test_a_source_of_which_nothing_can_be_read_stops_a_run_and_one_that_is_lost_is_noted(tmp_path):
+    good = write_rows(tmp_path / "good.jsonl", [prose(n) for n in range(40)])
+    bad = write_rows(tmp_path / "bad.jsonl", [prose(n) for n in range(100, 140)], text_column="body")
+    with pytest.raises(DataError, match="nothing of bad could be read") as caught:
+        curate([good, bad], CurateConfig(), tmp_path / "out")
+    assert "no column 'body'" in str(caught.value)
+    short = write_rows(tmp_path / "short.jsonl", ["too short"] * 5)
+    made = curate([good, short], CurateConfig(), tmp_path / "out")
+    notes = " | ".join(made.funnel["notes"])
+    assert "nothing is left of short, of which 5 were found" in notes
+    assert "8 of 40 documents of good are held out, because held_out.min_documents is 8" in notes

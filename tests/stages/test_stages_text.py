@@ -107,7 +107,7 @@ def test_shards_are_made_once_and_hold_whole_documents(
 def test_token_ids_does_not_depend_on_how_many_are_encoded_at_once(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"text number {i}" for i in range(7)]
     whole = [list(ids) for ids in token_ids(tokenizer, texts)]
-    monkeypatch.setattr(module, "ENCODE_AT_ONCE", 3)
+    monkeypatch.setattr("luopan.tokens.encode.BATCH_TEXTS", 3)
     assert [list(ids) for ids in token_ids(tokenizer, texts)] == whole and len(whole) == 7
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from luopan.corpus.document import Document, Rejected
+from luopan.corpus.token_arrays import read_tokens
 from luopan.corpus.verdict import Finding
 from luopan.corpus.words import Reading
 
@@ -71,6 +72,19 @@ class DocumentBatch:
         if reading is None:
             reading = self._readings[row] = Reading(self.texts[row])
         return reading
+
+    @property
+    def readings(self) -> list[Reading]:
+        """[N] what the filters look at in each text."""
+        return [self.reading(row) for row in range(len(self))]
+
+    def read(self) -> list[Reading]:
+        """The readings of all rows, their words read together: for a step that looks at the words of every text."""
+        readings = self.readings
+        unread = [reading for reading in readings if reading.arrays is None and "tokens" not in vars(reading)]
+        for reading, arrays in zip(unread, read_tokens([reading.text for reading in unread])):
+            reading.arrays = arrays
+        return readings
 
     def documents(self) -> list[Document]:
         """The documents one by one."""

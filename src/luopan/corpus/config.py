@@ -31,7 +31,7 @@ class HeldOutConfig(Frozen):
     """Documents kept away from training, to measure on. Chosen by a hash of the id, so more data moves nothing over."""
 
     fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-    min_documents: Count = Field(default=8, description="per source, where it has twice as many")
+    min_documents: Count = Field(default=8, description="per source, but never more than half of it")
     max_bytes: Bytes | None = Field(default=1_000_000, description="per source; what is over it is trained on")
 
     @model_validator(mode="after")

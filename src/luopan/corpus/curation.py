@@ -11,7 +11,6 @@ Memory: a few megabytes of text per worker; here some 50 bytes per document, for
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,11 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from luopan.artifacts import atomic_write_json, atomic_write_text, fsync_tree, mend_os_errors, stable_hash
+from luopan.artifacts import FolderLock, atomic_write_json, atomic_write_text, fsync_tree, mend_os_errors, stable_hash
 from luopan.corpus import store
 from luopan.corpus.card import data_card, origins
 from luopan.corpus.card_page import card_html
@@ -33,45 +32,23 @@ from luopan.corpus.dedup import cluster, exact, units
 from luopan.corpus.document import Document
 from luopan.corpus.executor import Executor, executor_for
 from luopan.corpus.funnel import Funnel
-from luopan.corpus.identity import fingerprint
 from luopan.corpus.notes import drops_units
 from luopan.corpus.parts import Place, done_before
 from luopan.corpus.passes import Chosen, ReadTask, Verdicts, pass_a, pass_b, pass_c, pass_d, read_through
+from luopan.corpus.plan import contamination_notes, resume_or_clear, settings, state
 from luopan.corpus.preflight import check_curation
 from luopan.corpus.source_config import SourceConfig
 from luopan.corpus.split import Choice, choose
 from luopan.corpus.splits import plan_splits
 from luopan.corpus.stats import CorpusStats
-from luopan.corpus.steps import decontaminate
-from luopan.corpus.word_lists import versions
+from luopan.corpus.watcher import Unwatched, Watcher
 from luopan.errors import DataError
 
 SCRATCH = ".curating"
 VERSION = 1  # rises when a pass writes something else, so that work of an older version is not gone on with
+MUCH = 0.2  # of a source that could not be read: noted
+HELD_OUT_NOTED = 0.15  # of a source, where the least number of documents decides
 PARTITION_ROWS = 4 << 20  # documents whose digests are compared at once
-
-
-class Watcher(Protocol):
-    """Is told how far the work is (`luopan.train.progress.Progress` is one)."""
-
-    def start(self, stage: str, total: int | None) -> None: ...
-
-    def update(self, step: int, **figures: float) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-class Unwatched:
-    """Nobody looks."""
-
-    def start(self, stage: str, total: int | None) -> None:
-        pass
-
-    def update(self, step: int, **figures: float) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -119,12 +96,12 @@ def curate(
     missing: list[str] = []
     splits = plan_splits(sources, config.split_bytes, missing.append)
     tasks = [ReadTask(number, split) for number, split in enumerate(splits)]
-    with mend_os_errors(folder):
-        place = Place(folder / SCRATCH)
+    place = Place(folder / SCRATCH)
+    with mend_os_errors(folder), FolderLock(place.folder):
         plan = stable_hash(
             [VERSION, *settings(config), state(sources, config), [repr(task.split) for task in tasks], names]
         )
-        resume_or_clear(place, plan)
+        resume_or_clear(place, plan, watcher or Unwatched())
         with executor_for(config.executor, config.workers, len(tasks)) as executor:
             run = Run(config, place, executor, watcher or Unwatched(), names, [s.max_bytes for s in sources])
             for text in [*missing, *contamination_notes(config)]:
@@ -140,33 +117,6 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"two sources are called {name!r}", hint="Give each its own name.")
-
-
-def state(sources: Sequence[SourceConfig], config: CurateConfig) -> str:
-    """What the result depends on beside the configuration: the sources, files that steps read, installed word lists."""
-    used = [steps.toxicity for steps in (config, *config.per_source.values()) if steps.toxicity is not None]
-    lists = sorted({language for block in used for language in block.languages})
-    return stable_hash([fingerprint(sources, config.files()), versions(tuple(lists))])
-
-
-def contamination_notes(config: CurateConfig) -> list[str]:
-    """What of the evaluation sets cannot be looked for."""
-    return decontaminate.gaps(config.decontaminate) if config.decontaminate is not None else []
-
-
-def settings(config: CurateConfig) -> list[Any]:
-    """What of a configuration the result depends on."""
-    return [config.model_dump(mode="json", exclude=set(config.INCIDENTAL))]
-
-
-def resume_or_clear(place: Place, plan: str) -> None:
-    """Keep what earlier work on the same plan finished; anything else goes."""
-    marker = place.folder / "plan.json"
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == plan:
-        return
-    shutil.rmtree(place.folder, ignore_errors=True)
-    place.folder.mkdir(parents=True)
-    atomic_write_json(marker, plan)
 
 
 class Run:
@@ -190,6 +140,7 @@ class Run:
     def all_passes(self, tasks: Sequence[ReadTask], streams: Mapping[str, Iterable[Document]]) -> CorpusStats:
         """Do everything; returns what the card says of the documents that stay."""
         self.read(tasks, streams)
+        self.refuse_empty(self.last_local)
         before = "a"
         verdicts = self.exact_verdicts()
         if drops_units(self.config):
@@ -202,7 +153,7 @@ class Run:
         if self.config.minhash is not None:
             verdicts = self.with_near(verdicts, before)
         self.each(pass_c, verdicts, "leaving out duplicates", offsets=self.offsets(before), before=before)
-        self.refuse_empty()
+        self.refuse_empty([step for step in self.funnel.left if step not in ("capped", "train", "held_out")][-1])
         return self.write(self.choice())
 
     def read(self, tasks: Sequence[ReadTask], streams: Mapping[str, Iterable[Document]]) -> None:
@@ -232,11 +183,28 @@ class Run:
         for marker in markers:
             self.funnel.merge(marker["funnel"])
         for name in self.names:
+            self.check_read(name)
             self.watcher.note(self.line(name))
 
     def line(self, source: str) -> str:
         found, left = self.funnel.left["found"][source], self.funnel.left[self.last_local][source]
         return f"{source}: {found[0]:,} documents found; {left[0]:,}, {left[1] / 1e6:.1f} MB, pass the filters"
+
+    def check_read(self, source: str) -> None:
+        """DataError for a source of which nothing could be read; a note where much could not."""
+        found, read = (self.funnel.left[step].get(source, [0, 0])[0] for step in ("found", "read"))
+        lost = found - read
+        if lost and lost > MUCH * found:
+            why = [line for line in self.funnel.reasons(100) if " × read/" in line]
+            if not read and len(self.names) > 1:
+                lines = "".join(f"\n    {line}" for line in why[:5])
+                raise DataError(
+                    f"nothing of {source} could be read:{lines}", hint="Mend it, or take the source out of the list."
+                )
+            if read:
+                self.funnel.note(
+                    f"{source}: {lost:,} of {found:,} documents could not be read (see rejected, step read)"
+                )
 
     @property
     def last_local(self) -> str:
@@ -363,16 +331,28 @@ class Run:
         for funnel, part in self.executor.map(partial(pass_d, place=self.place, config=self.config), tasks, advance):
             self.funnel.merge(funnel)
             stats.merge(part)
-        held = self.funnel.left["held_out"]
-        for name, (documents, _) in self.funnel.left["capped"].items():
-            if documents and name not in held:
-                self.funnel.note(f"{name} has too few documents to hold one out")
+        self.note_shares()
         return stats
 
-    def refuse_empty(self) -> None:
-        """DataError, with what took the documents, if none is left."""
-        steps = [step for step in self.funnel.left if step not in ("capped", "train", "held_out")]
-        if self.funnel.total(steps[-1])[0]:
+    def note_shares(self) -> None:
+        """What became of a source that the user would not expect: nothing left, nothing or much of it held out."""
+        held, found = self.funnel.left["held_out"], self.funnel.left["found"]
+        for name in self.names:
+            documents = self.funnel.left["capped"].get(name, [0, 0])[0]
+            apart = held.get(name, [0, 0])[0]
+            if not documents:
+                self.funnel.note(f"nothing is left of {name}, of which {found.get(name, [0, 0])[0]:,} were found")
+            elif not apart and (self.config.held_out.fraction or self.config.held_out.min_documents):
+                self.funnel.note(f"{name} has too few documents to hold one out")
+            elif apart > HELD_OUT_NOTED * documents and self.config.held_out.fraction < HELD_OUT_NOTED:
+                self.funnel.note(
+                    f"{apart:,} of {documents:,} documents of {name} are held out, because held_out.min_documents is "
+                    f"{self.config.held_out.min_documents}; lower it to train on more"
+                )
+
+    def refuse_empty(self, step: str) -> None:
+        """DataError, with what took the documents, if none is left after `step`."""
+        if self.funnel.total(step)[0]:
             return
         found, read = self.funnel.total("found")[0], self.funnel.total("read")[0]
         hint = "Give more text, or loosen the rule that took the most (null turns one off)."

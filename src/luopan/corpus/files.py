@@ -46,14 +46,30 @@ def find_files(path: str) -> list[Found]:
     Files of other kinds are returned with an empty suffix, so that the caller can say that they were left out.
     """
     found = list_files(path, SUFFIXES)
+    refuse_own_corpus(path, found)
     if not any(file.suffix for file in found):
         others = ", ".join(sorted({file.path.suffix or file.path.name for file in found})[:8])
         raise DataError(
             f"no text to read here{f': found only {others}' if others else ''}",
             where=path,
-            hint=f"Luopan reads {READS} (.jsonl.gz, .jsonl.zst …); give such a file, a folder, or a glob in quotes.",
+            hint=f"Luopan reads {READS}; give such a file, a folder, or a glob in quotes.",
         )
     return found
+
+
+def refuse_own_corpus(path: str, found: Sequence[Found]) -> None:
+    """DataError where a corpus that `curate` wrote would be read whole: held-out and rejected documents with the rest."""
+    names = {file.name for file in found}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        beside = f"{folder}/funnel.json" if folder else "funnel.json"
+        if last == "card.json" and beside in names:
+            corpus = os.path.join(path, folder) if folder else path.rstrip("/")
+            raise DataError(
+                "is a corpus that luopan made: its held-out and rejected documents would be read with the rest",
+                where=corpus,
+                hint=f"Give {corpus}/train, or the sources that it was made of.",
+            )
 
 
 def find_code(path: str, suffixes: Sequence[str], exclude: Sequence[str]) -> list[Found]:

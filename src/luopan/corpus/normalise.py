@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from luopan.corpus.encoding import fix_encoding, unescape_entities
+from luopan.corpus.encoding import fix_encoding, rare, suspicious, unescape_entities
 from luopan.corpus.filter_config import NormaliseConfig
 
-LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 LINE_ENDING = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # C0 and C1 controls except tab and newline, soft hyphen, zero-width space, word joiner, byte order mark,
 # bidirectional marks and overrides, interlinear marks, non-characters.
@@ -21,6 +20,8 @@ CONTROL = re.compile(
     "\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
 ODD_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+# All but what most texts are made of: a mark that joins the character before it, or a form that NFC replaces, perhaps.
+COMPOSABLE = re.compile("[^\x00-\u02ff\u0400-\u0482\u2010-\u205e\u3000-\u3029\u4e00-\u9fff\uff01-\uffef]")
 START_MARK = re.compile(r"^\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG[^*]*\*\*\*", re.I | re.M)
 END_MARK = re.compile(
     r"^(?:\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|End of (?:the |this )?Project Gutenberg)", re.I | re.M
@@ -30,16 +31,16 @@ TRAILING_SPACE = re.compile("[ \t\u3000]+(?=\n|\\Z)")
 
 def normalise(text: str, config: NormaliseConfig) -> str:
     """`text` with regular line endings, and whatever `config` asks for. DataError if that takes a missing library."""
-    if config.fix_encoding:
+    odd = rare(text)  # nearly all texts show by these few characters that there is nothing to do
+    if config.fix_encoding and suspicious(odd):
         text = fix_encoding(text)
-    if config.unescape_entities:
-        text = unescape_entities(text)
-    if any(end in text for end in LINE_ENDS):
-        text = LINE_ENDING.sub("\n", text)
-    if config.strip_control:
-        text = CONTROL.sub("", text)
-    if config.nfc and not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+        odd = rare(text)
+    if config.unescape_entities and "&" in text:
+        resolved = unescape_entities(text)
+        if resolved is not text:
+            text, odd = resolved, rare(resolved)
+    if odd:
+        text = regular_characters(text, odd, config)
     if config.whitespace:
         text = regular_spaces(text)
     if config.strip_gutenberg:
@@ -47,12 +48,23 @@ def normalise(text: str, config: NormaliseConfig) -> str:
     return limit_blank_lines(text, config.max_blank_lines).strip("\n")
 
 
-def regular_spaces(text: str) -> str:
-    """Typographic spaces become plain ones; spaces and tabs at line ends go."""
-    if not text.isascii():
+def regular_characters(text: str, odd: str, config: NormaliseConfig) -> str:
+    """Line ends, controls, Unicode form and typographic spaces; `odd` has the `rare` characters of `text`."""
+    if LINE_ENDING.search(odd):
+        text = LINE_ENDING.sub("\n", text)
+    if config.strip_control and CONTROL.search(odd):
+        text = CONTROL.sub("", text)
+    if config.nfc and COMPOSABLE.search(odd):
+        text = unicodedata.normalize("NFC", text)
+    if config.whitespace and ODD_SPACE.search(odd):
         text = ODD_SPACE.sub(" ", text)
-    # Looking for two literal strings first is many times faster than the expression on text that is clean already.
-    if " \n" in text or "\t\n" in text or "\u3000\n" in text or text[-1:] in " \t\u3000":
+    return text
+
+
+def regular_spaces(text: str) -> str:
+    """Spaces and tabs at line ends go."""
+    # Looking for literal strings first is many times faster than the expression on text that is clean already.
+    if text[-1:] in " \t\u3000" or any(space in text and f"{space}\n" in text for space in " \t\u3000"):
         text = TRAILING_SPACE.sub("", text)
     return text
 

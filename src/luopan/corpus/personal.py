@@ -230,7 +230,8 @@ def is_public(written: str) -> bool:
 
 # ---- IBAN
 
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+# A capital first and what must not stand before it second: the search then jumps from capital to capital.
+IBAN = re.compile(r"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z][0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 
 
 def ibans(text: str) -> Iterator[Span]:
@@ -331,7 +332,7 @@ def find(text: str, kinds: Collection[PiiKind], hint: Hint = EVERYTHING) -> list
         finders += [keys(text)] * hint.key + [passwords(text)]
     if "email" in wanted:
         finders.append(emails(text))
-    if "iban" in wanted:
+    if "iban" in wanted and hint.iban:
         finders.append(ibans(text))
     if "ip" in wanted:
         finders.append(ipv6_addresses(text))

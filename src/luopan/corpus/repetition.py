@@ -6,7 +6,6 @@ pass of numpy replaces a Python loop per n; equal hashes of different n-grams wo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,7 +62,7 @@ def top_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | No
         return None
     longest = reading.tally.longest
     # With fewer occurrences even n of the longest tokens make up no more than is allowed.
-    fewest = {n: int(most * reading.size // (n * (longest + 1) - 1)) + 1 for n, most in limits}
+    fewest = {n: int(most * reading.size // max(1, n * (longest + 1) - 1)) + 1 for n, most in limits}
     # A longer n-gram is no more frequent than its parts: one look at the shortest settles most texts.
     if not occurs(reading, limits[0][0], max(config.min_top_ngram_count, min(fewest.values()))):
         return None
@@ -78,8 +77,12 @@ def top_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | No
 
 def occurs(reading: Reading, n: int, times: int) -> bool:
     """Whether some n-gram occurs at least so often."""
-    ordered = np.sort(hashes(reading, n))
-    return len(ordered) >= times and bool((ordered[max(0, times - 1) :] == ordered[: len(ordered) - times + 1]).any())
+    return holds(np.sort(hashes(reading, n)), times)
+
+
+def holds(ordered: np.ndarray, times: int) -> bool:
+    """Whether some value stands at least so often (`times` >= 1) among sorted ones."""
+    return len(ordered) >= times and bool((ordered[times - 1 :] == ordered[: len(ordered) - times + 1]).any())
 
 
 def highest_count(reading: Reading, n: int) -> int:
@@ -93,11 +96,10 @@ def top_ngram_characters(reading: Reading, n: int, count: int) -> int:
     """Length of the first n-gram that occurs `count` times, tokens joined by spaces, times `count`; 0 for count 0."""
     if not count:
         return 0
-    grams = hashes(reading, n).tolist()
-    # A Counter keeps the order in which its keys came first.
-    winner = next(gram for gram, times in Counter(grams).items() if times == count)
-    first = grams.index(winner)
-    return len(" ".join(reading.tokens[first : first + n])) * count
+    grams = hashes(reading, n)
+    values, times = np.unique(grams, return_counts=True)
+    first = int(np.isin(grams, values[times == count]).argmax())
+    return len(" ".join(map(reading.token, range(first, first + n)))) * count
 
 
 def duplicate_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | None:
@@ -128,7 +130,7 @@ def repeated_cover(reading: Reading, n: int, enough: float) -> float:
     order = np.argsort(grams, kind="stable")
     ordered = grams[order]
     later = order[1:][ordered[1:] == ordered[:-1]]  # stable: of equal ones the first is the one that came first
-    inside = np.zeros(len(reading.tokens), bool)
+    inside = np.zeros(reading.token_count, bool)
     for place in range(n):
         inside[later + place] = True
     return float(reading.token_lengths[inside].sum())
@@ -136,17 +138,22 @@ def repeated_cover(reading: Reading, n: int, enough: float) -> float:
 
 def duplicate_ngram_characters(reading: Reading, n: int) -> int:
     """Characters of n-grams that occurred before; after one is counted the search goes on behind it."""
-    grams = hashes(reading, n).tolist()
+    grams = hashes(reading, n)
+    order = np.argsort(grams)
+    same = grams[order[1:]] == grams[order[:-1]]
+    several = np.zeros(len(grams), bool)  # those that occur once alone say nothing
+    several[order[1:][same]] = several[order[:-1][same]] = True
     ends = np.concatenate(([0], np.cumsum(reading.token_lengths))).tolist()
     seen: set[int] = set()
-    characters = at = 0
-    while at < len(grams):
-        if grams[at] in seen:
+    characters = free = 0
+    for at, gram in zip(np.flatnonzero(several).tolist(), grams[several].tolist()):
+        if at < free:
+            continue
+        if gram in seen:
             characters += ends[at + n] - ends[at]
-            at += n
+            free = at + n
         else:
-            seen.add(grams[at])
-            at += 1
+            seen.add(gram)
     return characters
 
 
@@ -163,7 +170,8 @@ def hashes(reading: Reading, n: int) -> np.ndarray:
 
 
 # Cheap ones first: the first finding ends the search.
-RULES = (duplicate_paragraphs, duplicate_lines, top_ngrams, duplicate_ngrams)
+LINE_RULES = (duplicate_paragraphs, duplicate_lines)
+RULES = (*LINE_RULES, top_ngrams, duplicate_ngrams)
 
 
 def limits_by_n(limits: Mapping[int, float | None]) -> list[tuple[int, float]]:

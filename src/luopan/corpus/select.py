@@ -30,7 +30,7 @@ def under_cap(keys: np.ndarray, sizes: np.ndarray, max_bytes: int | None) -> np.
 
 
 def held_out(keys: np.ndarray, sizes: np.ndarray, config: HeldOutConfig) -> np.ndarray:
-    """[N] bool: the share `fraction` with the smallest keys, at least `min_documents` where there are twice as many.
+    """[N] bool: the share `fraction` with the smallest keys, at least `min_documents`.
 
     Never more than half of the documents, and never more than `max_bytes` but for the first document.
     """

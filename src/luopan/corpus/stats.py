@@ -4,8 +4,8 @@
 the size of the corpus, and can be pickled. Sums, samples and spans depend on the documents alone. Above `MAX_DOMAINS`
 hosts the smallest are summed up under `others`: then a small host's figure is a lower bound.
 
-Cost: 20 to 22 ms per megabyte of English web pages, books and textbooks (one core of two that others used as well),
-nearly all of it for the repeated spans; with a tokenizer as long as that takes.
+Cost: 10 to 12 ms per megabyte of English web pages (one core of two that others used as well), most of it for the
+repeated spans; with a tokenizer as long as that takes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from luopan.corpus.batch import DocumentBatch
-from luopan.corpus.counting import SpanCounts, words_in
+from luopan.corpus.counting import SpanCounts, word_edges
 from luopan.corpus.select import key
 from luopan.errors import DataError
 
@@ -92,9 +92,9 @@ class CorpusStats:
             return
         texts = batch.arrow.column("text")
         sizes = np.diff(np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1])
-        words = words_in(texts)
+        edges = word_edges(texts)
         tokens = [0] * len(batch) if self.tokenizer is None else count_tokens(batch.texts, self.tokenizer)
-        for source, *counts, meta in zip(batch.sources, sizes.tolist(), words.tolist(), tokens, batch.metas):
+        for source, *counts, meta in zip(batch.sources, sizes.tolist(), edges.counts().tolist(), tokens, batch.metas):
             own = self.sources.get(source)
             if own is None:
                 own = self.sources[source] = SourceStats()
@@ -104,7 +104,7 @@ class CorpusStats:
         buckets = np.maximum(np.frexp(sizes)[1], SHORTEST_BUCKET)  # exact: sizes are below 2^31
         for bucket, documents in zip(*(each.tolist() for each in np.unique(buckets, return_counts=True))):
             self.lengths[bucket] = self.lengths.get(bucket, 0) + documents
-        self.spans.add(batch.texts)
+        self.spans.add_words(edges)
         if part == "train":
             self.add_samples(batch)
 

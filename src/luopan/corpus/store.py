@@ -109,33 +109,34 @@ class Writer:
         self.waiting, self.count, self.size = [], 0, 0
 
 
-def read_documents(path: Path) -> Iterator[Document]:
+def read_documents(path: Path | str) -> Iterator[Document]:
     """The documents of a folder of parts (or one part) that `curate` wrote, in order."""
     for row in rows(path, DOCUMENTS.names):
         yield Document(row["id"], row["text"], row["source"], json.loads(row["meta"]))
 
 
-def read_texts(path: Path, source: str | None = None) -> Iterator[str]:
+def read_texts(path: Path | str, source: str | None = None) -> Iterator[str]:
     """The texts alone, of one source or of all."""
     for row in rows(path, ["text", "source"]):
         if source is None or row["source"] == source:
             yield row["text"]
 
 
-def read_rejected(path: Path) -> Iterator[Rejected]:
+def read_rejected(path: Path | str) -> Iterator[Rejected]:
     """What was left out, in the order in which it was met."""
     for row in rows(path, REJECTED.names):
         yield Rejected(**{**row, "meta": json.loads(row["meta"])})
 
 
-def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def rows(path: Path | str, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of a parquet file as dictionaries, a batch at a time. DataError if it is missing or damaged."""
     for batch in batches(path, columns):
         yield from batch.to_pylist()
 
 
-def part_files(path: Path) -> list[Path]:
+def part_files(path: Path | str) -> list[Path]:
     """The parts of a folder in order, or the file itself. DataError if there is no such folder or file."""
+    path = Path(path)
     if path.is_dir():
         return sorted(path.glob("*.parquet"))
     if not path.is_file():
@@ -143,7 +144,7 @@ def part_files(path: Path) -> list[Path]:
     return [path]
 
 
-def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def batches(path: Path | str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Record batches of a folder of parts or of a file. DataError if it is missing, damaged or has other columns."""
     for part in part_files(path):
         yield from file_batches(part, columns)

@@ -94,6 +94,15 @@ class Tally(NamedTuple):
     longest: int  # characters of the longest token
 
 
+class TokenArrays(NamedTuple):
+    """The tokens of a text without their strings (`token_arrays.py`)."""
+
+    hashes: np.ndarray  # [tokens] uint64: equal where the tokens are
+    starts: np.ndarray  # [tokens] int32 characters before each
+    ends: np.ndarray  # [tokens] int32
+    tally: Tally
+
+
 def tally(tokens: Sequence[str], counts: Mapping[str, int], may_be_unspaced: bool) -> Tally:
     """Looks at the distinct tokens, of which there are far fewer than tokens, and closely only at those that are not
     letters throughout."""
@@ -126,12 +135,16 @@ def has_letter(token: str) -> bool:
 
 
 class Reading:
-    """What the filters look at in a text, each computed once and only if asked for."""
+    """What the filters look at in a text, each computed once and only if asked for.
+
+    Where a batch has read the text already (`arrays`), strings of tokens are made for those alone who ask for them.
+    """
 
     def __init__(self, text: str, split: Callable[[str], list[str]] = split_words) -> None:
         self.text = text
         self.size = max(1, len(text))  # characters
         self._split = split
+        self.arrays: TokenArrays | None = None
 
     @cached_property
     def english(self) -> Reading:
@@ -141,7 +154,19 @@ class Reading:
     @cached_property
     def tokens(self) -> list[str]:
         """Words and symbols in order."""
-        return self._split(self.text)
+        if self.arrays is None:
+            return self._split(self.text)
+        text = self.text
+        return [text[start:end] for start, end in zip(self.arrays.starts.tolist(), self.arrays.ends.tolist())]
+
+    def token(self, at: int) -> str:
+        """The token of that number."""
+        return self.tokens[at] if self.arrays is None else self.text[self.arrays.starts[at] : self.arrays.ends[at]]
+
+    @property
+    def token_count(self) -> int:
+        """Words and symbols."""
+        return len(self.tokens if self.arrays is None else self.arrays.hashes)
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -150,6 +175,8 @@ class Reading:
 
     @cached_property
     def tally(self) -> Tally:
+        if self.arrays is not None:
+            return self.arrays.tally
         return tally(self.tokens, self.counts, may_be_unspaced=not self.text.isascii())
 
     @property
@@ -174,7 +201,9 @@ class Reading:
 
     @cached_property
     def token_hashes(self) -> np.ndarray:
-        """[tokens] uint64. Differs from run to run as Python's hash does; only equality is ever looked at."""
+        """[tokens] uint64. May differ from run to run as Python's hash does; only equality is ever looked at."""
+        if self.arrays is not None:
+            return self.arrays.hashes
         return np.fromiter(map(hash, self.tokens), np.int64, len(self.tokens)).view(np.uint64)
 
     @cached_property
@@ -184,7 +213,9 @@ class Reading:
 
     @cached_property
     def token_lengths(self) -> np.ndarray:
-        """[tokens] int64 characters of each token."""
+        """[tokens] characters of each token, int64 or int32."""
+        if self.arrays is not None:
+            return self.arrays.ends - self.arrays.starts
         return np.fromiter(map(len, self.tokens), np.int64, len(self.tokens))
 
 

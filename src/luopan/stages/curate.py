@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from luopan.corpus import Document, curate
-from luopan.corpus.curation import state
+from luopan.corpus.plan import state
 from luopan.corpus.preflight import check_curation
 from luopan.corpus.skills import documents, long_documents
 from luopan.corpus.source_config import SourceConfig

@@ -24,10 +24,22 @@ from luopan.corpus.dedup.shuffle import (
 )
 from luopan.corpus.executor import Executor
 
+ASCII = bytes(range(128))
+FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\t\n\v\f\r\x1c\x1d\x1e\x1f", b"abcdefghijklmnopqrstuvwxyz         ")
+
 
 def fingerprint_text(text: str) -> bytes:
     """16 bytes, equal for texts that differ in case and white space only. Punctuation counts: "3-4" is not "3+4"."""
-    return hashlib.blake2b(" ".join(text.casefold().split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    data = text.encode("utf-8", "surrogatepass")
+    # Passes over bytes take a third of the time of casefold and split. They do unless a character that is not ASCII is
+    # a capital or a space; a text with many such characters (Chinese) is not searched for one.
+    beyond = data.translate(None, ASCII).decode("utf-8", "surrogatepass") if 4 * len(data) < 5 * len(text) else None
+    if beyond is None or beyond != "".join(beyond.casefold().split()):
+        data = " ".join(text.casefold().split()).encode("utf-8", "surrogatepass")
+    data = data.translate(FOLD)
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return hashlib.blake2b(data.strip(b" "), digest_size=16).digest()
 
 
 def digests(texts: Sequence[str]) -> np.ndarray:

@@ -109,7 +109,7 @@ def read_chunk(
     if fold_numbers:
         digits = np.cumsum(kinds == DIGIT, dtype=np.int32)
         hashes[digits[ends - 1] - digits[starts - 1] == ends - starts] = NUMBER
-    piece = np.searchsorted(first, starts, side="right") - 1
+    piece = np.repeat(np.arange(len(pieces)), np.diff(np.searchsorted(starts, np.append(first, len(joined)))))
     shift = np.array([at for _, at, _ in pieces], np.int64)[piece] - first[piece]
     return hashes, starts + shift, ends + shift, kinds[starts] == SINGLE, owners[piece]
 
@@ -126,18 +126,25 @@ def characters(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 def word_edges(codes: np.ndarray, kinds: np.ndarray, symbols: bool) -> tuple[np.ndarray, np.ndarray]:
     """(starts, ends) of the words, each [words] int64. The first and last character are white space."""
-    groups = kinds.copy()
-    groups[groups == DIGIT] = LETTER
-    if not symbols:
-        groups[groups == SYMBOL] = SPACE
+    groups = np.frombuffer(kinds.tobytes().translate(group_table(symbols)), np.uint8)
     here, before = groups[1:], groups[:-1]
     border = here != before
-    border |= here == SINGLE
+    singles = here == SINGLE
+    if not symbols and not singles.any():  # words and what parts them take turns
+        edges = np.flatnonzero(border) + 1
+        return edges[::2], edges[1::2]
+    border |= singles
     if symbols:
         border |= (here == SYMBOL) & (codes[1:] != codes[:-1])
     edges = np.flatnonzero(border) + 1
     words = np.flatnonzero(groups[edges[:-1]] != SPACE) if len(edges) else np.zeros(0, np.int64)
     return edges[words], edges[words + 1]
+
+
+@lru_cache(maxsize=2)
+def group_table(symbols: bool) -> bytes:
+    """Kinds to what parts words, for bytes.translate: digits are letters, and symbols nothing unless asked for."""
+    return bytes.maketrans(bytes([DIGIT, SYMBOL]), bytes([LETTER, SYMBOL if symbols else SPACE]))
 
 
 def polynomial(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -57,9 +57,9 @@ def newlines(reading: Reading, config: FineWebConfig) -> Finding | None:
     most = config.max_newlines_per_word
     ends = reading.text.count("\n")
     # Between white space there is one token at least, which settles most texts before they are split into words.
-    if most is None or ends <= most * len(reading.text.split()):
+    if most is None or ends <= most * len(reading.text.split(None, int(ends / most) + 1 if most else -1)):
         return None
-    tokens = len(reading.tokens) - reading.tally.words + reading.word_count
+    tokens = reading.token_count - reading.tally.words + reading.word_count
     return above("max_newlines_per_word", ends / max(1, tokens), most)
 
 

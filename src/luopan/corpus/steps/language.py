@@ -18,7 +18,9 @@ from luopan.corpus.batch import DocumentBatch, Outcome, rejection
 from luopan.corpus.filter_config import LanguageConfig
 from luopan.errors import DataError
 
-PASSAGES, PASSAGE = 3, 100  # looked at first: pieces, characters of each
+# Looked at first: pieces, characters of each. The model's time goes by the character: three of 100 take a third more.
+# Of 4,043 web pages, pieces of textbooks and books, and Chinese texts two would be judged otherwise by those.
+PASSAGES, PASSAGE = 3, 64
 WHOLE = 4096  # characters looked at in case of doubt
 CERTAIN = 0.75  # a score at which the passages decide
 UNKNOWN = "und"  # ISO 639-2 for undetermined: nothing in the text is a letter

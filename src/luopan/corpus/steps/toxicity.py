@@ -20,10 +20,11 @@ from importlib.resources import as_file, files
 import numpy as np
 
 from luopan.corpus.batch import DocumentBatch, Outcome, judge
-from luopan.corpus.classifier import MULTIPLIER, LinearModel, added, known_words, load_model, word_hashes
+from luopan.corpus.classifier import MULTIPLIER, LinearModel, added, known_words, load_model
 from luopan.corpus.safety_config import ToxicityConfig
 from luopan.corpus.verdict import Finding, above
 from luopan.corpus.word_lists import EVERY_LANGUAGE, SHIFT, WordList, lists, table
+from luopan.corpus.word_memory import batch_hashes
 
 PASSAGE = 100  # words and marks
 SHORTEST = 20  # words and marks that the classifier wants
@@ -36,7 +37,7 @@ def toxicity(batch: DocumentBatch, config: ToxicityConfig) -> Outcome:
 
     DataError where a word list or the classifier is missing or damaged.
     """
-    hashes = word_hashes([batch.reading(row) for row in range(len(batch))])
+    hashes = batch_hashes(batch)
     languages = [meta.get("language") for meta in batch.metas]
     counts: dict[str, int] = {}
     listed = toxic = [(0, 0)] * len(batch)
