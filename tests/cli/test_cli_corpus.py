@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from luopan.cli.corpus_sources import config_of, sides_of, source_of, sources_of, split_words
+from luopan.cli.corpus_out import check_out
+from luopan.cli.corpus_settings import config_of, split_words
+from luopan.cli.corpus_sources import sides_of, source_of, sources_of
 from luopan.cli.main import run_verb
 from luopan.corpus.source_config import CodeSource, FileSource, HubSource, PackagedSource
 from luopan.errors import RecipeError
@@ -88,9 +90,9 @@ def test_show_pages_through_what_a_rule_took(folder: Path, capsys: pytest.Captur
     assert len(second["documents"]) == 2 and not second["more"]
     assert second["documents"][0]["rule"] == "min_words" and len(second["documents"][0]["text"].split()) == 30
     code, out, _ = luopan(capsys, *given, "--page", 2)
-    assert "9. pages/" in out and ", the last" in out
+    assert "9. pages/" in out and out.startswith("page 2 of 2, 10 documents\n") and "the next" not in out
     code, _, err = luopan(capsys, *given, "--page", 3)
-    assert code == 2 and "no page 3" in err
+    assert code == 2 and "there are 2 pages (10 documents)" in err
     unread = as_json(capsys, "show", folder / "corpus", "--rejected", "read/json", "--source", "letters")
     assert [row["where"].rsplit("/")[-1] for row in unread["documents"]] == ["letters.jsonl:41"]
 
@@ -119,6 +121,54 @@ def test_show_names_what_is_wrong(
     assert code == 2 and message in err and "Traceback" not in err
 
 
+def test_run_refuses_an_out_that_its_sources_would_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    (mine / "sub").mkdir(parents=True)
+    (mine / "a.txt").write_text(prose(1, 100))
+    for source, out, message in (
+        (mine, mine, "--out lies in the source mine, so the next run would read"),
+        (mine, mine / "sub" / "corpus", "--out lies in the source mine"),
+        (mine, tmp_path, "--out holds the source mine"),
+        (f"{mine}/*", mine / "corpus", "--out lies in the source files"),
+        (f"{mine}/**/*.txt", mine / "corpus", "--out lies in the source files"),
+        (f"code:{mine}", mine / "corpus", "--out lies in the source code-mine"),
+    ):
+        code, _, err = luopan(capsys, "run", source, "--out", out)
+        assert code == 2 and message in err, (source, out, err)
+    assert sorted(path.name for path in mine.iterdir()) == ["a.txt", "sub"]
+    check_out(mine / "corpus", sources_of([f"{mine}/*.txt"], {}))
+    check_out(mine / "corpus", sources_of([f"{mine}/a.txt"], {}))
+    check_out(tmp_path / "mine2", sources_of([str(mine)], {}))
+
+
+@pytest.mark.parametrize("out", ["file", "file/corpus", "/proc/nowhere/corpus", "x" * 300])
+def test_run_refuses_an_out_that_cannot_be_made(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text(prose(1, 100))
+    (tmp_path / "t.txt").write_text(prose(1, 100))
+    code, _, err = luopan(capsys, "run", "t.txt", "--out", out)
+    assert code == 2 and "--out " in err and "Give a folder" in err
+
+
+def test_run_caps_its_sources(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = folder / "texts" / "pages.jsonl"
+    made = as_json(capsys, "run", source, "--out", tmp_path / "c", "workers=1", "max_source_bytes=9000")
+    assert 5000 < sum(made["card"]["bytes"].values()) <= 9000
+
+
+def test_an_interrupted_run_says_how_it_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("luopan.corpus.curate", stopped)
+    code, _, err = luopan(capsys, "run", folder / "texts", "--out", tmp_path / "c")
+    assert code == 130 and err.strip() == "interrupted; the same command goes on from there"
+
+
 # ---------------------------------------------------------------- try
 
 
@@ -127,7 +177,11 @@ def test_try_shows_both_funnels_and_the_documents_that_change(folder: Path, caps
     code, out, _ = luopan(capsys, *given)
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
     assert code == 0 and rows["gopher_quality"] == ["gopher_quality", "30", "40", "+10"]
-    assert "0 newly rejected, 10 newly kept" in out and "1 rows beside them cannot be read" in out
+    assert (
+        "0 newly rejected, 10 newly kept" in out
+    assert "40 of 40 documents tried; 1 row beside them cannot be read" in out
+    )
+    assert "1 × read/json, such as" in out
     assert "before: gopher_quality/min_words 30 (limit 50); after: kept" in out
     assert out.count("newly kept: pages/") == 3
     plain = as_json(capsys, *given, "--sample", 12)
@@ -151,11 +205,13 @@ def test_try_of_a_recipe_changes_its_curate_stage(folder: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing to try"),
+        (["minhash.ngram=13"], "minhash needs the whole corpus: use corpus run"),
+        (["exact=null"], "exact needs the whole corpus"),
+        (["workers=2"], "workers has no effect on a sample"),
         (["gopher_quality.min_words=50"], "changes nothing"),
         (["gopher_quality.min_wrds=20"], 'did you mean "min_words"?'),
         (["gopher_quality.min_words=many"], "expected a whole number"),
-        (["gopher_qualty.min_words=20"], "no such file or folder, and no setting"),
+        (["gopher_qualty.min_words=20"], 'no setting "gopher_qualty"; did you mean gopher_quality?'),
         (["gopher_quality.min_words=20", "--stage", "a"], "--stage has no effect"),
     ],
 )
@@ -164,6 +220,21 @@ def test_try_names_what_is_wrong(
 ) -> None:
     code, _, err = luopan(capsys, "try", folder / "texts", *words)
     assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_try_without_a_change_shows_the_funnel_of_the_sample(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("try", folder / "texts" / "pages.jsonl")
+    code, out, _ = luopan(capsys, *given)
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert code == 0 and rows["step"] == ["step", "documents", "text"] and rows["gopher_quality"][1] == "30"
+    assert rows["gopher_quality/min_words"][1] == "10" and "30 of 40 (75.0%)" in out and "before" not in out
+    assert as_json(capsys, *given)["changes"] == []
+
+
+def test_try_says_where_pieces_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("try", folder / "texts" / "pages.jsonl", "max_document_bytes=600", "gopher_quality.min_words=10")
+    out = luopan(capsys, *given)[1]
+    assert "40 of 40 documents tried" in out and " pieces (100.0%) after" in out and "30 of 40 (75.0%) before" in out
 
 
 # ---------------------------------------------------------------- card
@@ -225,6 +296,11 @@ def test_sources_are_written_in_short(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ([], {}, "no source is given"),
         (["nowhere"], {}, "no such file or folder"),
+        (["min_words=5"], {}, "min_words belongs to gopher_quality: write gopher_quality.min_words=5"),
+        (["gopher_quality/min_words=5"], {}, "written with a dot\n  Write gopher_quality.min_words=5"),
+        (["minhsh={}"], {}, 'no setting "minhsh"; did you mean minhash'),
+        (["speed=3"], {}, 'no setting "speed"'),
+        (["minhash"], {}, "minhash={} turns a step on"),
         (["packaged:bible"], {}, "no packaged text 'bible'"),
         (["x=packaged:plays"], {}, "keeps its name"),
         (["hub:"], {}, "is written hub:"),
@@ -243,6 +319,34 @@ def test_settings_go_over_the_preset() -> None:
     assert config_of(["minhash=null"], "maths").minhash is None
     with pytest.raises(RecipeError, match="expected one of web, books"):
         config_of([], "poems")
+
+
+def test_a_file_that_is_missing_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "pages.jsonl").touch()
+    for word in (f"{tmp_path}/pgaes.jsonl", f"web={tmp_path}/pgaes.jsonl", f"urls2={tmp_path}/pages.json"):
+        with pytest.raises(RecipeError, match="no such file or folder") as caught:
+            sources_of([word], {})
+        assert f"Did you mean {tmp_path}/pages.jsonl?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("c4=off", "c4=null turns the step off, c4={} turns it on"),
+        ("language.languages=zh", "'language.languages=[zh]'"),
+        ("decontaminate=t.jsonl", "decontaminate={sets: {mine: {path: t.jsonl, columns: [question, answer]}}}"),
+        ("max_document_bytes=none", "max_document_bytes=null"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_answered_with_how_to_write_them(setting: str, hint: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        config_of([setting, "gopher_quality.min_words=5"], None)
+    assert hint in str(caught.value) and "min_words" not in str(caught.value)
+
+
+def test_the_example_of_decontamination_is_valid() -> None:
+    config = config_of(["decontaminate={sets: {mine: {path: FILE, columns: [question, answer]}}}"], None)
+    assert config.decontaminate is not None
 
 
 def test_lists_are_settings_too() -> None:

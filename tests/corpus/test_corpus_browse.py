@@ -80,12 +80,22 @@ def test_pages_follow_each_other_over_the_parts(corpus: Path) -> None:
     chosen = {"step": "c4", "rule": "min_sentences"}
     rejected = corpus / "rejected"
     assert ids(rejected, chosen) == ["web/r00", "web/r01", "web/r02", "web/r10"]
-    rows, more = rows_of_page(rejected, chosen, 2, 4)
-    assert [row["id"] for row in rows] == ["web/r11", "web/r12"] and not more
-    assert rows_of_page(rejected, chosen, 1, 4)[1] and not rows_of_page(rejected, chosen, 1, 6)[1]
+    rows, total = rows_of_page(rejected, chosen, 2, 4)
+    assert [row["id"] for row in rows] == ["web/r11", "web/r12"] and total == 6
     assert rows[0]["text"] == "gone 11" and rows[0]["threshold"] == 2.0
-    with pytest.raises(DataError, match="no page 3"):
+    with pytest.raises(DataError, match=r"no page 3: there are 2 pages \(6 documents\)"):
         rows_of_page(rejected, chosen, 3, 4)
+    with pytest.raises(DataError, match=r"there is 1 page \(6 documents\)"):
+        rows_of_page(rejected, chosen, 99, 10)
+
+
+def test_unfinished_work_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = tmp_path / "curate.partial" / "corpus"
+    (folder / ".curating").mkdir(parents=True)
+    for where in (folder, folder.parent, tmp_path):
+        with pytest.raises(DataError, match="this corpus is unfinished") as caught:
+            find_corpus(where)
+        assert "same command again" in str(caught.value)
 
 
 def test_pages_of_a_step_of_a_source_and_of_what_was_kept(corpus: Path) -> None:

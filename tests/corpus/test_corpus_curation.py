@@ -212,15 +212,16 @@ def test_an_empty_corpus_says_what_took_the_documents(tmp_path):
 
 
 def test_an_empty_file_is_an_empty_corpus(tmp_path):
-    (tmp_path / "a.jsonl").write_text("\n\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="no document is left of 0"):
-        curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")
-    (tmp_path / "a.txt").write_bytes(b"\x00")
+        curate([FileSource(path=str(tmp_path / "in"))], CurateConfig(), tmp_path / "out")
+    (tmp_path / "in" / "a.txt").write_bytes(b"\x00")
     with pytest.raises(DataError, match="UTF-8"):
-        curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")
-    (tmp_path / "a.txt").write_text("")
+        curate([FileSource(path=str(tmp_path / "in"))], CurateConfig(), tmp_path / "out")
+    (tmp_path / "in" / "a.txt").write_text("")
     with pytest.raises(DataError, match="normalise/empty"):
-        curate([FileSource(path=str(tmp_path))], CurateConfig(), tmp_path / "out")
+        curate([FileSource(path=str(tmp_path / "in"))], CurateConfig(), tmp_path / "out")
 
 
 def test_one_document_is_too_few_to_hold_one_out(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -188,7 +189,8 @@ def test_a_corpus_of_ours_is_no_source_as_a_whole(alone, tmp_path):
         curate([FileSource(path=str(alone))], CurateConfig(), tmp_path / "out")
     assert f"{alone}/train" in str(caught.value)
     with pytest.raises(DataError, match="is a corpus that luopan made"):
-        curate([FileSource(path=str(alone.parent))], CurateConfig(), tmp_path / "out")
+        shutil.copytree(alone, tmp_path / "in" / "corpus")
+        curate([FileSource(path=str(tmp_path / "in"))], CurateConfig(), tmp_path / "out")
     made = curate([FileSource(path=str(alone / "train"))], CurateConfig(minhash=None), tmp_path / "out")
     assert made.card["documents"]["train"] > 0
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from corpus_texts import prose
 
-from luopan.corpus import trial as trial_module
+from luopan.corpus import trial_sample as sample_module
 from luopan.corpus.config import CurateConfig
 from luopan.corpus.document import Document, Rejected
 from luopan.corpus.select import key
 from luopan.corpus.source_config import FileSource
-from luopan.corpus.trial import Drawn, compare, draw, smallest_of, spread
+from luopan.corpus.trial import Drawn, compare, draw
+from luopan.corpus.trial_sample import shared, smallest_of, spread
 from luopan.errors import DataError
 
 LONG, MIDDLE, SHORT = prose(1, 200), prose(2, 60), prose(3, 20)
@@ -55,7 +56,7 @@ def test_a_sample_is_spread_over_sources_by_size_and_over_their_splits() -> None
     assert len(names) == pytest.approx(124, abs=2)
     assert sum(name.startswith("small") for name in names) == 4
     touched = {name for name in names if name.startswith("big")}
-    assert len(touched) == trial_module.MOST_SPLITS
+    assert len(touched) == sample_module.MOST_SPLITS
     numbers = sorted(int(name.split("/")[1]) for name in touched)
     assert numbers[0] < 4 and numbers[-1] > 35
     assert drawn.unread == len(touched) + 4
@@ -81,16 +82,49 @@ def test_fewer_documents_than_asked_for_are_all_taken() -> None:
 
 
 def test_a_split_is_not_read_to_its_end_where_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_module, "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(sample_module, "MOST_CHARACTERS", 1000)
     stream = iter([Document(f"a/{number}", "x" * 100, "a") for number in range(500)])
-    found, unread = smallest_of(stream, 3)
-    assert len(found) == 3 and unread == 0
+    found = smallest_of(stream, 3)
+    assert len(found.documents) == 3 and len(found.unread) == 0
+    assert found.seen == 11 and not found.whole
     assert len(list(stream)) > 480
 
 
 def test_no_document_is_an_error() -> None:
-    with pytest.raises(DataError, match="no document could be read"):
+    with pytest.raises(DataError, match="no document could be read") as caught:
         draw([], 5, lambda sources, size: pieces("a", 1, 0), read)
+    assert "1 × read/json, such as a/bad0" in str(caught.value)
+
+
+def test_a_column_that_is_missing_is_named_with_the_option(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n' * 3)
+    with pytest.raises(DataError, match="no column 'text'") as caught:
+        draw([FileSource(path=str(tmp_path / "a.jsonl"))], 10)
+    assert "3 × read/column" in str(caught.value) and "--text-column NAME" in str(caught.value)
+
+
+def test_what_a_small_source_cannot_give_goes_to_the_others() -> None:
+    planned = [*pieces("tiny", 1, 3, 1000), *pieces("a", 1, 400, 1000), *pieces("b", 1, 400, 1000)]
+    drawn = draw([], 300, lambda sources, size: planned, read)
+    names = [document.source for document in drawn.documents]
+    assert len(names) == 300 and names.count("tiny") == 3 and abs(names.count("a") - names.count("b")) <= 1
+    assert drawn.seen == 803 and drawn.whole and drawn.unread == 3
+    assert drawn.reasons == ("3 × read/json, such as tiny/bad0: json",)
+
+
+def test_what_a_small_split_cannot_give_goes_to_the_others_of_its_source() -> None:
+    uneven = [Piece(FileSource(path="a", name="a"), n, documents, 1000) for n, documents in enumerate((2, 1, 300))]
+    drawn = draw([], 90, lambda sources, size: uneven, read)
+    assert len(drawn.documents) == 90 and drawn.seen == 303
+    many = pieces("a", 40, 1)  # sixteen are looked at first, then others
+    drawn = draw([], 30, lambda sources, size: many, read)
+    assert len(drawn.documents) == 30 and not drawn.whole
+
+
+def test_shared_gives_none_more_than_it_has_room_for() -> None:
+    assert shared(10, {"a": 2, "b": 50, "c": 50}, {}) == {"a": 2, "b": 4, "c": 4}
+    assert shared(10, {"a": 1, "b": 2}, {}) == {"a": 1, "b": 2} and shared(0, {"a": 5}, {}) == {}
+    assert shared(9, {"a": 50, "b": 50}, {"a": 2.0, "b": 1.0}) == {"a": 6, "b": 3}
 
 
 def test_spread_takes_evenly() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luopan.corpus.document import Rejected
     from luopan.corpus.trial import Change, Passed, Trial
+    from luopan.corpus.trial_sample import Drawn
 
 
 def print_json(value: Any) -> None:
@@ -65,7 +67,8 @@ def print_card(card: dict[str, Any]) -> None:
     shares = [f"{name} {number(each['bytes'] / total, '%')}" for name, each in list(card["languages"].items())[:10]]
     print(f"\nlanguages  {', '.join(shares) or '–'}")
     lengths = [f"{size(row['from'])}+ {row['documents']:,}" for row in card["length_histogram"] if row["documents"]]
-    print(f"lengths    {', '.join(lengths) or '–'}")
+    every = sum(row["documents"] for row in card["length_histogram"])
+    print(f"lengths    {', '.join(lengths) or '–'} (of {plural(every, 'document')}, training and held out)")
     if card["domains"]["documents"]:
         hosts = [f"{row['host']} {row['documents']:,}" for row in card["domains"]["top"][:8]]
         print(f"hosts      {', '.join(hosts)}")
@@ -84,17 +87,59 @@ def print_document(number: int, row: dict[str, Any], characters: int) -> None:
     print(indented(row["text"], characters) + "\n")
 
 
+def plural(count: int, word: str) -> str:
+    """`1 document`, `22 documents`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def print_page(rows: list[dict[str, Any]], page: int, per_page: int, total: int, characters: int) -> None:
+    """The documents of one page, between which page this is and how to see the next."""
+    pages = -(-total // per_page)
+    if not rows:
+        print("nothing to show")
+        return
+    print(f"page {page} of {pages}, {plural(total, 'document')}\n")
+    for number, row in enumerate(rows, (page - 1) * per_page + 1):
+        print_document(number, row, characters)
+    if page < pages:
+        print(f"the next: --page {page + 1}")
+
+
 def print_trial(trial: Trial, shown: int, characters: int) -> None:
-    """The funnel before and after, then examples of each kind of change."""
-    rows = [["step", "before", "after", "change"]]
+    """The funnel before and after, then examples of each kind of change; one funnel where no change is tried."""
+    from luopan.report.numbers import size
+
+    rows = [["step", "documents", "text"]] if trial.one_sided else [["step", "before", "after", "change"]]
     for step in trial.steps:
         old, new = (side.left.get(step) for side in (trial.before, trial.after))
+        if trial.one_sided:
+            rows.append([step, *([f"{old[0]:,}", size(old[1])] if old else ["–", "–"])])
+            continue
         difference = f"{new[0] - old[0]:+,}" if old and new and new[0] != old[0] else ""
         rows.append([step, *(f"{side[0]:,}" if side else "–" for side in (old, new)), difference])
-    print_columns(rows, {1, 2, 3})
-    unread = f"; {trial.drawn.unread:,} rows beside them cannot be read" if trial.drawn.unread else ""
-    print(f"\n{len(trial.drawn.documents):,} documents tried{unread}")
-    print(f"kept       {kept_line(trial.before)} before, {kept_line(trial.after)} after")
+    print_columns(rows, set(range(1, len(rows[0]))))
+    print(f"\n{drawn_line(trial.drawn)}")
+    for reason in trial.drawn.reasons:
+        print(f"not read   {reason}")
+    if trial.one_sided:
+        print(f"kept       {kept_line(trial, trial.before)}")
+        print_taken(trial.before)
+    else:
+        print(f"kept       {kept_line(trial, trial.before)} before, {kept_line(trial, trial.after)} after")
+        print_changes(trial, shown, characters)
+
+
+def print_taken(side: Passed) -> None:
+    """What each rule took of the sample."""
+    taken = Counter(f"{item.step}/{item.rule}" for item in side.rejected.values())
+    if taken:
+        print()
+        ordered = sorted(taken.items(), key=lambda item: (-item[1], item[0]))
+        print_columns([["rejected by", "documents"], *([rule, f"{count:,}"] for rule, count in ordered)], {1})
+
+
+def print_changes(trial: Trial, shown: int, characters: int) -> None:
+    """How many documents have another verdict, and examples."""
     counts = f"{len(trial.newly_rejected):,} newly rejected, {len(trial.newly_kept):,} newly kept"
     others = f"{len(trial.other_reason):,} rejected for another reason, {trial.other_texts:,} kept with another text"
     print(f"changed    {counts}, {others}")
@@ -110,10 +155,19 @@ def print_trial(trial: Trial, shown: int, characters: int) -> None:
             print(indented(change.text, characters))
 
 
-def kept_line(side: Passed) -> str:
-    """Documents (pieces) that stay, and their share of all that were judged."""
+def drawn_line(drawn: Drawn) -> str:
+    """`320 of 493 documents tried; 2 rows beside them cannot be read`."""
+    tried = f"{len(drawn.documents):,} of {plural(drawn.seen, 'document')} tried"
+    if not drawn.whole:
+        tried = f"{plural(len(drawn.documents), 'document')} tried, of {drawn.seen:,} looked through; there are more"
+    return tried + (f"; {plural(drawn.unread, 'row')} beside them cannot be read" if drawn.unread else "")
+
+
+def kept_line(trial: Trial, side: Passed) -> str:
+    """Documents (pieces, where some were cut) that stay, and their share of all that were judged."""
     total = len(side.kept) + len(side.rejected)
-    return f"{len(side.kept):,} of {total:,}{f' ({100 * len(side.kept) / total:.1f}%)' if total else ''}"
+    word = " pieces" if total > len(trial.drawn.documents) else ""
+    return f"{len(side.kept):,} of {total:,}{word}{f' ({100 * len(side.kept) / total:.1f}%)' if total else ''}"
 
 
 def reason_line(change: Change) -> str:
@@ -154,7 +208,10 @@ def trial_as_plain(trial: Trial) -> dict[str, Any]:
 
     return {
         "documents": len(trial.drawn.documents),
+        "seen": trial.drawn.seen,
+        "all_seen": trial.drawn.whole,
         "unread": trial.drawn.unread,
+        "unread_reasons": list(trial.drawn.reasons),
         "steps": [
             {"step": step, "before": left(trial.before, step), "after": left(trial.after, step)} for step in trial.steps
         ],

@@ -12,6 +12,8 @@ from luopan.cli.app import JsonFlag, examples
 
 if TYPE_CHECKING:
     from luopan.corpus.classifier import LinearModel
+    from luopan.corpus.classifier_training import Notes
+    from luopan.errors import DataError
 
 SHOWN = 15  # n-grams per side on the screen
 
@@ -34,6 +36,8 @@ def train_quality(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the model goes; the figures go beside it.")],
     text_column: Annotated[str, typer.Option(metavar="NAME", help="Column of rows with the text.")] = "text",
+    good_column: Annotated[str | None, typer.Option(metavar="NAME", help="The same, of the good alone.")] = None,
+    bad_column: Annotated[str | None, typer.Option(metavar="NAME", help="The same, of the bad alone.")] = None,
     seed: Annotated[int, typer.Option(help="Which examples are held out, and the order of training.")] = 0,
     ngrams: Annotated[int, typer.Option(min=1, max=5, help="Words in a row that make a feature, at most.")] = 2,
     buckets: Annotated[int, typer.Option(min=10, max=24, help="The number of weights, as a power of two.")] = 20,
@@ -53,9 +57,12 @@ def train_quality(
         raise DataError(f"the model cannot be written there: {reason}", where=out, hint="--out quality.safetensors")
     settings = TrainingSettings(seed=seed, ngrams=ngrams, buckets=1 << buckets, max_examples=max_examples)
     notes = Notes()
-    model = train(
-        read_examples(good, text_column, notes), read_examples(bad, text_column, notes), settings, name=out.stem
-    )
+    columns = {"good": good_column or text_column, "bad": bad_column or text_column}
+    read = [read_examples(paths, columns[side], notes) for side, paths in (("good", good), ("bad", bad))]
+    try:
+        model = train(*read, settings, name=out.stem)
+    except DataError as error:
+        raise with_unread(error, notes, columns) from None
     model.facts["inputs"] = {"good": sorted(map(str, good)), "bad": sorted(map(str, bad)), "unread": notes.as_dict()}
     save_model(model, out)
     if as_json:
@@ -63,6 +70,19 @@ def train_quality(
         return
     print_facts(model)
     print(f"\nWritten to {out}, the figures to {facts_path(out)}.")
+
+
+def with_unread(error: DataError, notes: Notes, columns: dict[str, str]) -> DataError:
+    """The error with the rows that could not be used, and with the columns that were looked for."""
+    unread = [f"{count:,} × {reason}" for reason, count in notes.as_dict().items()]
+    if not unread:
+        return error
+    looked = " and ".join(dict.fromkeys(f"{name!r}" for name in columns.values()))
+    hint = f"The text was looked for in the column {looked}: --text-column NAME (or --good-column, --bad-column)."
+    lines = "".join(f"\n    {line}" for line in unread)
+    return DataError(
+        f"{error.message}; left out:{lines}", where=error.where, hint=f"{hint}\n  {error.hint or ''}".strip()
+    )
 
 
 def print_facts(model: LinearModel) -> None:
@@ -74,11 +94,12 @@ def print_facts(model: LinearModel) -> None:
         print(f"left out      {count:,} ({reason})")
     if facts["left_out"]["on_both_sides"]:
         print(f"left out      {facts['left_out']['on_both_sides']:,} (on both sides)")
-    print(f"held-out AUC  {facts['held_out_auc']:.4f}")
+    held = [f"{counts[side]['held_out']:,} {side}" for side in ("good", "bad")]
+    print(f"held-out AUC  {facts['held_out_auc']:.4f} ({' and '.join(held)} examples measured)")
     print(f"calibration   off by {facts['calibration']['expected_error']:.3f} on average")
     print("\nmin_score  good kept  bad kept")
     for row in facts["held_out_at"]:
         print(f"{row['score']:>9.1f}  {row['recall']:>9.1%}  {row['false_positives']:>8.1%}")
     for side in ("good", "bad"):
-        words = "  ".join(row["ngram"] for row in facts["strongest"][side][:SHOWN])
+        words = "  ".join(f"“{row['ngram']}”" for row in facts["strongest"][side][:SHOWN])
         print(f"\nspeaks for {side}: {words}")

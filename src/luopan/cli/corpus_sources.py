@@ -1,4 +1,4 @@
-"""What stands after `luopan corpus run` and `try`: sources, a recipe, settings, told apart and checked."""
+"""What stands after `luopan corpus run` and `try`: sources or a recipe, beside the settings (`corpus_settings.py`)."""
 
 from __future__ import annotations
 
@@ -7,30 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from luopan.corpus.config import CurateConfig, expand
+from luopan.cli.corpus_settings import config_of, key_of, misspelt, split_words, with_hints
+from luopan.corpus.chain import LOCAL
+from luopan.corpus.config import CurateConfig
+from luopan.corpus.files import near
 from luopan.corpus.source_config import CodeSource, FileSource, HubSource, PackagedName, PackagedSource, SourceConfig
 from luopan.errors import RecipeError
 from luopan.recipe.load import load_recipe, shipped_recipes
 
 FORMS = "Give a path, packaged:NAME, code:FOLDER or hub:OWNER/NAME; NAME=SOURCE gives it a name."
-
-
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(sources, settings) of what was given: a setting is KEY=VALUE where KEY begins with a step's or key's name."""
-    settings = [word for word in words if "=" in word and re.split("[.=]", word)[0] in CurateConfig.model_fields]
-    return [word for word in words if word not in settings], settings
-
-
-class Settings(CurateConfig):
-    """What the settings of a command line are checked against: a curate stage's keys, with presets filled in."""
-
-    expand = staticmethod(expand)
-
-
-def config_of(settings: Sequence[str], preset: str | None) -> CurateConfig:
-    """The configuration that settings make of a preset's defaults. RecipeError that names every mistake."""
-    given: dict[str, Any] = {} if preset is None else {"preset": preset}
-    return CurateConfig.build(load_recipe(given, settings, model=Settings).written)
 
 
 def sources_of(words: Sequence[str], columns: dict[str, str | None]) -> tuple[SourceConfig, ...]:
@@ -72,8 +57,21 @@ def source_of(word: str, columns: dict[str, str], taken: set[str]) -> SourceConf
         options: dict[str, Any] = {**columns, **dict(zip(("config", "split"), further))}
         return HubSource(dataset=dataset, name=free_name(name or stem(dataset), taken), **options)
     if not Path(place).exists() and not re.search(r"[*?\[]", place):
-        raise RecipeError("no such file or folder, and no setting of that name", where=word, hint=FORMS)
+        raise misspelt(word) or RecipeError("no such file or folder", where=word, hint=f"{nearest(place)}\n  {FORMS}")
     return FileSource(path=place, name=free_name(name or stem(place), taken), **columns)  # type: ignore[arg-type]
+
+
+def nearest(place: str) -> str:
+    """What there is instead of a file or folder that is missing."""
+    try:
+        return near(Path(place))
+    except OSError as error:
+        return f"It cannot be looked for: {error.strerror}."
+
+
+def capped(sources: Sequence[SourceConfig], max_bytes: int | None) -> tuple[SourceConfig, ...]:
+    """The sources with a common cap on their bytes."""
+    return tuple(source.model_copy(update={"max_bytes": max_bytes}) for source in sources)
 
 
 def stem(place: str) -> str:
@@ -92,11 +90,17 @@ def free_name(name: str, taken: set[str]) -> str:
 
 
 Sides = tuple[tuple[SourceConfig, ...], CurateConfig, CurateConfig]
+TRIED = ("preset", "per_source", "max_document_bytes", *LOCAL)  # settings that a sample can show
+NOT_OF_THE_TEXT = ("tokenizer", "split_bytes", "executor", "workers")
 
 
 def sides_of(words: Sequence[str], preset: str | None, columns: dict[str, str | None], stage: str | None) -> Sides:
-    """(sources, the configuration as it is, the one to try). RecipeError for words that make neither."""
+    """(sources, the configuration as it is, the one to try), the same twice where no change is given. RecipeError for
+    words that make neither.
+    """
     places, settings = split_words(words)
+    for setting in settings:
+        check_can_be_tried(key_of(setting))
     is_recipe = len(places) == 1 and (
         Path(places[0]).suffix in (".yaml", ".yml") or (places[0] in shipped_recipes() and not Path(places[0]).exists())
     )
@@ -106,11 +110,19 @@ def sides_of(words: Sequence[str], preset: str | None, columns: dict[str, str | 
             option = given[0].replace("_", "-")
             raise RecipeError(f"--{option} has no effect: the recipe says it", where=places[0])
         return sides_of_recipe(places[0], settings, stage)
+    sources = sources_of(places, columns)
     if stage is not None:
         raise RecipeError("--stage has no effect without a recipe")
-    sources = sources_of(places, columns)
     before, after = config_of([], preset), config_of(settings, preset)
     return sources, before, different(before, after, settings)
+
+
+def check_can_be_tried(key: str) -> None:
+    """RecipeError for a setting of which a sample shows nothing."""
+    if key in NOT_OF_THE_TEXT:
+        raise RecipeError(f"{key} has no effect on a sample", hint="Leave it away.")
+    if key not in TRIED:
+        raise RecipeError(f"{key} needs the whole corpus: use corpus run")
 
 
 def sides_of_recipe(recipe: str, settings: Sequence[str], stage: str | None) -> Sides:
@@ -123,14 +135,15 @@ def sides_of_recipe(recipe: str, settings: Sequence[str], stage: str | None) -> 
         hint = f"Its curate stages: {', '.join(known)}; choose one with --stage." if known else None
         what = f"no curate stage {stage!r}" if stage is not None and known else f"{len(known) or 'no'} curate stages"
         raise RecipeError(what, where=recipe, hint=hint)
-    changed = load_recipe(recipe, [f"stages.{stage}.{setting}" for setting in settings]).recipe.stages[stage]
+    try:
+        changed = load_recipe(recipe, [f"stages.{stage}.{setting}" for setting in settings]).recipe.stages[stage]
+    except RecipeError as error:
+        raise with_hints(error, settings) from None
     return stages[stage].source.all_sources(), stages[stage], different(stages[stage], changed, settings)
 
 
 def different(before: CurateConfig, after: CurateConfig, settings: Sequence[str]) -> CurateConfig:
-    """`after`. RecipeError if nothing is to be changed, or nothing changes."""
-    if not settings:
-        raise RecipeError("nothing to try", hint="Give a change, such as gopher_quality.min_words=30 or c4=null.")
-    if before == after:
+    """`after`. RecipeError if settings are given that change nothing."""
+    if settings and before == after:
         raise RecipeError(f"{' '.join(settings)} changes nothing: it is so already")
     return after

@@ -10,9 +10,9 @@ import typer
 from luopan.cli.app import JsonFlag, examples, verb_app
 from luopan.cli.corpus_print import (
     print_card,
-    print_document,
     print_funnel,
     print_json,
+    print_page,
     print_trial,
     summary,
     trial_as_plain,
@@ -70,21 +70,26 @@ def run(
 
     Interrupted work goes on with the same command. Settings are the keys of a recipe's curate stage.
     """
-    from luopan.cli.corpus_sources import config_of, sources_of, split_words
+    from luopan.cli.corpus_out import check_out
+    from luopan.cli.corpus_settings import config_of, source_cap, split_words
+    from luopan.cli.corpus_sources import capped, sources_of
     from luopan.corpus import curate
     from luopan.corpus.browse import CARD
-    from luopan.errors import RecipeError
+    from luopan.errors import Interrupted, RecipeError
     from luopan.train.progress import make_progress
 
     places, settings = split_words(words)
     columns = {"text_column": text_column, "id_column": id_column, "url_column": url_column, "licence": licence}
-    sources = sources_of(places, columns)
+    sources = capped(sources_of(places, columns), source_cap(settings))
     config = config_of(settings, preset)
+    check_out(out, sources)
     if (out / CARD).exists() and not force:
         raise RecipeError("holds a corpus already", where=out, hint="Give another --out, or --force to replace it.")
     progress = make_progress()
     try:
         made = curate(sources, config, out, watcher=progress)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on from there") from None
     finally:
         progress.finish()
     rate = made.read_bytes / 1e6 / made.seconds if made.seconds else 0.0
@@ -93,9 +98,8 @@ def run(
         print_json({**facts, "card": made.card, "funnel": made.funnel})
         return
     print_funnel(made.funnel)
-    print(
-        f"{summary(made.card)}\n{made.folder}, {made.seconds:.0f} s, {rate:.1f} MB/s; page: {made.folder / 'card.html'}"
-    )
+    speed = f"{made.seconds:.0f} s, {rate:.1f} MB/s" if made.seconds >= 1 else "under a second"
+    print(f"{summary(made.card)}\n{made.folder}, {speed}; page: {made.folder / 'card.html'}")
 
 
 @app.command(
@@ -135,13 +139,12 @@ def show(
     if rejected is not None and kept is not None:
         raise RecipeError("give --rejected or --kept, not both")
     chosen = source_wanted(found, source) | (rule_wanted(found, rejected) if rejected is not None else {})
-    rows, more = rows_of_page(found.folder / (kept or "rejected"), chosen, page, per_page)
+    rows, total = rows_of_page(found.folder / (kept or "rejected"), chosen, page, per_page)
     if as_json:
-        print_json({"path": str(found.folder), "page": page, "more": more, "documents": rows})
+        facts = {"path": str(found.folder), "page": page, "pages": -(-total // per_page), "total": total}
+        print_json({**facts, "more": page * per_page < total, "documents": rows})
         return
-    for number, row in enumerate(rows, (page - 1) * per_page + 1):
-        print_document(number, row, characters)
-    print(f"page {page}{f'; the next: --page {page + 1}' if more else ', the last'}" if rows else "nothing to show")
+    print_page(rows, page, per_page, total, characters)
 
 
 @app.command(
@@ -155,7 +158,7 @@ def show(
 def try_settings(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE|RECIPE|RULE=VALUE", help="Sources as for run, or a recipe; the changes."),
+        typer.Argument(metavar="SOURCE|RECIPE|RULE=VALUE", help="Sources as for run, or a recipe; changes, if any."),
     ],
     sample: Annotated[int, typer.Option(min=1, help="About how many documents to look at.")] = 1000,
     stage: Annotated[str | None, typer.Option(metavar="STAGE", help="Of a recipe with several curate stages.")] = None,
@@ -169,7 +172,8 @@ def try_settings(
 ) -> None:
     """Tries changed thresholds on a sample: what each step leaves before and after, and which verdicts change.
 
-    Nothing is written. Steps that need the whole corpus (duplicates, caps) are not tried.
+    Nothing is written. Without a change it shows what each step leaves of the sample. Steps that need the whole corpus
+    (duplicates, caps) are not tried.
     """
     from luopan.cli.corpus_sources import sides_of
     from luopan.corpus.trial import compare, draw

@@ -21,6 +21,8 @@ from luopan.corpus.words import Reading
 
 COLUMNS = pa.schema([("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("meta", pa.string())])
 
+ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=str)  # json.dumps would make one for each call
+
 
 class DocumentBatch:
     """Documents as an Arrow record batch with the columns `id, text, source, meta` (meta is JSON); immutable."""
@@ -174,4 +176,4 @@ def place(id: str, meta: Mapping[str, Any]) -> str:
 
 def to_json(meta: Mapping[str, Any]) -> str:
     """Meta values as they are stored: sorted, so that equal values give equal bytes."""
-    return json.dumps(dict(meta), ensure_ascii=False, sort_keys=True, default=str)
+    return ENCODER.encode(dict(meta))

@@ -21,6 +21,7 @@ from luopan.errors import DataError
 
 CARD, FUNNEL = "card.json", "funnel.json"
 EVERYTHING = "all"
+UNFINISHED = ".curating"  # holds what work that was cut off has done (curation.py)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def find_corpus(where: Path) -> Path:
     for folder in (where, where / "corpus"):
         if (folder / CARD).is_file():
             return folder
+    if any((folder / UNFINISHED).is_dir() for folder in (where, where / "corpus")):
+        raise unfinished(where)
     if not where.is_dir():
         hint = "Give a curate stage such as runs/quickstart/curate, or the folder that corpus run wrote."
         raise DataError("is a file, not a corpus" if where.exists() else "no such folder", where=where, hint=hint)
@@ -55,7 +58,13 @@ def find_corpus(where: Path) -> Path:
     if found:
         stages = ", ".join(str(folder.parent) for folder in found)
         raise DataError("a run with several curate stages", where=where, hint=f"Give one of them: {stages}")
+    if any(where.glob(f"*/corpus/{UNFINISHED}")):
+        raise unfinished(where)
     raise DataError("no corpus in this folder", where=where, hint="A corpus has a card.json; make one with corpus run.")
+
+
+def unfinished(where: Path) -> DataError:
+    return DataError("this corpus is unfinished", where=where, hint="Run the same command again, it goes on.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,16 +105,31 @@ def source_wanted(corpus: Corpus, source: str | None) -> dict[str, str]:
     return {"source": source}
 
 
-def rows_of_page(folder: Path, chosen: Mapping[str, str], page: int, size: int) -> tuple[list[dict[str, Any]], bool]:
-    """The rows of page `page` (counted from 1) among those that have the chosen values, and whether more follow.
+def rows_of_page(folder: Path, chosen: Mapping[str, str], page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+    """The rows of page `page` (counted from 1) among those that have the chosen values, and how many those are.
 
     `folder` is `train`, `held_out` or `rejected` of a corpus. DataError for a page behind the last.
     """
+    total = rows_in_all(folder, chosen)
     start = (page - 1) * size
-    rows = list(islice(rows_with(folder, chosen), start, start + size + 1))
-    if not rows and page > 1:
-        raise DataError(f"there is no page {page}", where=folder, hint="Pages are counted from 1.")
-    return rows[:size], len(rows) > size
+    if page > 1 and start >= total:
+        pages = -(-total // size)
+        there = f"there {'is' if pages == 1 else 'are'} {pages:,} page{'' if pages == 1 else 's'}"
+        raise DataError(
+            f"there is no page {page}: {there} ({total:,} document{'' if total == 1 else 's'})", where=folder
+        )
+    return list(islice(rows_with(folder, chosen), start, start + size)), total
+
+
+def rows_in_all(folder: Path, chosen: Mapping[str, str]) -> int:
+    """How many rows have the chosen values; reads the columns of that name alone."""
+    names = list(chosen) or ["id"]
+    total = 0
+    for batch in store.batches(folder, names) if folder.is_dir() else ():
+        for column, value in chosen.items():
+            batch = batch.filter(pc.equal(batch.column(column), pa.scalar(value)))
+        total += batch.num_rows
+    return total
 
 
 def rows_with(folder: Path, chosen: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -24,10 +24,9 @@ LOCAL = (
     "c4",
     "fineweb",
     "toxicity",
-    "pii",
     "quality",
 )
-LATE = ("decontaminate", "repeated_spans", "sample")
+LATE = ("decontaminate", "repeated_spans", "sample", "pii")  # pii is a source's own, too
 
 Step = Callable[[DocumentBatch, Any], Outcome]
 
@@ -57,4 +56,6 @@ def funnel_steps(config: CurateConfig) -> list[str]:
     used = [config, *config.per_source.values()]
     local = [name for name in LOCAL if name == "pieces" or any(getattr(each, name) is not None for each in used)]
     late = [name for name in ("exact", "minhash", *LATE) if getattr(config, name) is not None]
+    if "pii" not in late and any(each.pii is not None for each in used):
+        late.append("pii")
     return ["found", "read", *local, *late, "capped", "train", "held_out"]

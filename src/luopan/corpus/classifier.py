@@ -154,6 +154,10 @@ def load_model(path: str) -> LinearModel:
     from safetensors import SafetensorError, safe_open
 
     hint = "Make one: luopan corpus train-quality --good FILE --bad FILE --out FILE"
+    if Path(path).suffix == ".json":
+        beside = Path(path).with_suffix(".safetensors")
+        what = f"that is the figures; the model is {beside.name}" if beside.is_file() else "not a classifier file"
+        raise DataError(what, where=path, hint=hint)
     if not Path(path).is_file():
         raise DataError("no such classifier file", where=path, hint=hint)
     try:

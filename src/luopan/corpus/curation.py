@@ -26,7 +26,7 @@ from luopan.artifacts import FolderLock, atomic_write_json, atomic_write_text, f
 from luopan.corpus import store
 from luopan.corpus.card import data_card, origins
 from luopan.corpus.card_page import card_html
-from luopan.corpus.chain import funnel_steps
+from luopan.corpus.chain import LOCAL, funnel_steps
 from luopan.corpus.config import CurateConfig
 from luopan.corpus.dedup import cluster, exact, units
 from luopan.corpus.document import Document
@@ -34,9 +34,10 @@ from luopan.corpus.executor import Executor, executor_for
 from luopan.corpus.funnel import Funnel
 from luopan.corpus.notes import drops_units
 from luopan.corpus.parts import Place, done_before
-from luopan.corpus.passes import Chosen, ReadTask, Verdicts, pass_a, pass_b, pass_c, pass_d, read_through
-from luopan.corpus.plan import contamination_notes, resume_or_clear, settings, state
+from luopan.corpus.passes import Chosen, ReadTask, Verdicts, names_of, pass_a, pass_b, pass_c, pass_d, read_through
+from luopan.corpus.plan import SCRATCH, check_folder, clear, contamination_notes, resume_or_clear, settings, state
 from luopan.corpus.preflight import check_curation
+from luopan.corpus.select import key
 from luopan.corpus.source_config import SourceConfig
 from luopan.corpus.split import Choice, choose
 from luopan.corpus.splits import plan_splits
@@ -44,7 +45,6 @@ from luopan.corpus.stats import CorpusStats
 from luopan.corpus.watcher import Unwatched, Watcher
 from luopan.errors import DataError
 
-SCRATCH = ".curating"
 VERSION = 1  # rises when a pass writes something else, so that work of an older version is not gone on with
 MUCH = 0.2  # of a source that could not be read: noted
 HELD_OUT_NOTED = 0.15  # of a source, where the least number of documents decides
@@ -89,17 +89,19 @@ def curate(
     missing, or if no document is left; disk errors as in `artifacts`. Called again after it was cut off, it goes on.
     """
     started = time.monotonic()
-    streams = dict(streams or {})
+    streams = {name: list(stream) for name, stream in (streams or {}).items()}
     names = [source.name for source in sources] + list(streams)
     check_names(names)
-    check_curation(config, names)
+    check_curation(config, [source.name for source in sources])
+    check_folder(folder, sources)
     missing: list[str] = []
     splits = plan_splits(sources, config.split_bytes, missing.append)
     tasks = [ReadTask(number, split) for number, split in enumerate(splits)]
     place = Place(folder / SCRATCH)
     with mend_os_errors(folder), FolderLock(place.folder):
+        made = [[name, document.id, document.text] for name, stream in streams.items() for document in stream]
         plan = stable_hash(
-            [VERSION, *settings(config), state(sources, config), [repr(task.split) for task in tasks], names]
+            [VERSION, *settings(config), state(sources, config), [repr(task.split) for task in tasks], names, made]
         )
         resume_or_clear(place, plan, watcher or Unwatched())
         with executor_for(config.executor, config.workers, len(tasks)) as executor:
@@ -142,13 +144,13 @@ class Run:
         self.read(tasks, streams)
         self.refuse_empty(self.last_local)
         before = "a"
-        verdicts = self.exact_verdicts()
+        verdicts = self.exact_verdicts(before)
         if drops_units(self.config):
             verdicts = self.with_unit_drops(verdicts)
             offsets = self.offsets("a")
             self.each(pass_b, verdicts, "dropping what is repeated", offsets=offsets)
-            verdicts = [Verdicts(task.number, {}) for task in verdicts]
             before = "b"
+            verdicts = self.exact_verdicts(before)  # what lost its lines may now be the same
         verdicts = self.with_names(verdicts, before)
         if self.config.minhash is not None:
             verdicts = self.with_near(verdicts, before)
@@ -208,8 +210,7 @@ class Run:
 
     @property
     def last_local(self) -> str:
-        late = {"exact", "minhash", "decontaminate", "repeated_spans", "sample", "capped", "train", "held_out"}
-        return [step for step in self.funnel.left if step not in late][-1]
+        return [step for step in self.funnel.left if step in LOCAL][-1]
 
     @property
     def splits(self) -> int:
@@ -223,12 +224,12 @@ class Run:
     def partitions(self, kind: str) -> int:
         return max(1, -(-self.offsets(kind)[-1] // PARTITION_ROWS))
 
-    def exact_verdicts(self) -> list[Verdicts]:
-        """Which documents have the text of an earlier one."""
+    def exact_verdicts(self, kind: str) -> list[Verdicts]:
+        """Which documents of a pass have the text of an earlier one."""
         if self.config.exact is None or not self.config.exact.document:
             return [Verdicts(number, {}) for number in range(self.splits)]
-        files = self.place.files("a", self.splits, "digests.npy")
-        twins = exact.exact_twins(files, self.fresh("exact"), self.executor, self.partitions("a"))
+        files = self.place.files(kind, self.splits, "digests.npy")
+        twins = exact.exact_twins(files, self.fresh(f"exact-{kind}"), self.executor, self.partitions(kind))
         return [Verdicts(number, {}, exact=file) for number, file in enumerate(twins)]
 
     def with_unit_drops(self, verdicts: Sequence[Verdicts]) -> list[Verdicts]:
@@ -239,21 +240,25 @@ class Run:
 
     def with_names(self, verdicts: Sequence[Verdicts], kind: str) -> list[Verdicts]:
         """Documents that stay and whose id another one has already get `~2`, `~3`, …"""
-        keys = np.concatenate([np.load(f) for f in self.place.files(kind, self.splits, "id_keys.npy")] or [np.zeros(0)])
-        alive = self.alive(verdicts, kind)
+        arrays = [np.load(file) for file in self.place.files(kind, self.splits, "id_keys.npy")]
+        keys = np.concatenate([*arrays, np.zeros(0, np.uint64)])
+        offsets = np.asarray(self.offsets(kind))
         added: list[dict[int, str]] = [{} for _ in verdicts]
         order = np.argsort(keys, kind="stable")
-        order = order[alive[order]]
-        same = np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
-        offsets = np.asarray(self.offsets(kind))
-        copies = 1
-        for n, at in enumerate(same.tolist()):
-            copies = copies + 1 if n and same[n - 1] == at - 1 else 2
-            number = int(order[at])
-            split = int(np.searchsorted(offsets, number, side="right")) - 1
-            added[split][number - int(offsets[split])] = f"~{copies}"
-        if len(same):
-            self.funnel.note(f"{len(same):,} document(s) have an id that came before: ~2, ~3 … was added to it")
+        order = order[self.alive(verdicts, kind)[order]]
+        again = order[1:][keys[order][1:] == keys[order][:-1]]
+        if len(again):
+            taken, copies = set(keys.tolist()), dict[int, int]()
+            ids = names_of(np.sort(again), self.place, kind, offsets.tolist())
+            for number in np.sort(again).tolist():
+                own, copy = int(keys[number]), copies.get(int(keys[number]), 1) + 1
+                while key("id", f"{ids[number]}~{copy}") in taken:
+                    copy += 1
+                copies[own] = copy
+                taken.add(key("id", f"{ids[number]}~{copy}"))
+                split = int(np.searchsorted(offsets, number, side="right")) - 1
+                added[split][number - int(offsets[split])] = f"~{copy}"
+            self.funnel.note(f"{len(again):,} document(s) have an id that came before: ~2, ~3 … was added to it")
         return [Verdicts(v.number, names, v.exact, v.near, v.unit_drops) for v, names in zip(verdicts, added)]
 
     def alive(self, verdicts: Sequence[Verdicts], kind: str) -> np.ndarray:
@@ -373,4 +378,4 @@ def publish(folder: Path, place: Place, funnel: dict[str, Any], card: dict[str, 
     atomic_write_json(folder / "funnel.json", funnel)
     atomic_write_text(folder / "card.html", card_html(card, funnel))
     atomic_write_json(folder / "card.json", card)
-    shutil.rmtree(place.folder)
+    clear(place.folder)

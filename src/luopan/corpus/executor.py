@@ -11,6 +11,8 @@ import logging
 import multiprocessing
 import os
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -101,13 +103,21 @@ class LocalPool:
 
 
 def quiet() -> None:
-    """In a worker: Ctrl-C is the parent's business, and libraries use one thread."""
+    """In a worker: Ctrl-C is the parent's business, libraries use one thread, and a worker ends with its parent."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     import pyarrow as pa
 
     pa.set_cpu_count(1)
+
+
+def end_with_parent(parent: int) -> None:
+    """A parent that is killed cannot end its workers, and theirs would be the files of the next run."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 class OnRay:

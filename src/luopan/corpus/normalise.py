@@ -12,6 +12,7 @@ import unicodedata
 from luopan.corpus.encoding import fix_encoding, rare, suspicious, unescape_entities
 from luopan.corpus.filter_config import NormaliseConfig
 
+LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 LINE_ENDING = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # C0 and C1 controls except tab and newline, soft hyphen, zero-width space, word joiner, byte order mark,
 # bidirectional marks and overrides, interlinear marks, non-characters.
@@ -50,11 +51,11 @@ def normalise(text: str, config: NormaliseConfig) -> str:
 
 def regular_characters(text: str, odd: str, config: NormaliseConfig) -> str:
     """Line ends, controls, Unicode form and typographic spaces; `odd` has the `rare` characters of `text`."""
-    if LINE_ENDING.search(odd):
+    if any(end in odd for end in LINE_ENDS):
         text = LINE_ENDING.sub("\n", text)
     if config.strip_control and CONTROL.search(odd):
         text = CONTROL.sub("", text)
-    if config.nfc and COMPOSABLE.search(odd):
+    if config.nfc and (odd is text or COMPOSABLE.search(odd)):
         text = unicodedata.normalize("NFC", text)
     if config.whitespace and ODD_SPACE.search(odd):
         text = ODD_SPACE.sub(" ", text)

@@ -1,11 +1,13 @@
 """What a pass reads and writes of one split: documents that stay, those that do not, the funnel, arrays, a marker.
 
-The marker is written last, so a split that has one is not done again.
+Files are written under names of this process's own, brought to disk and renamed; the marker comes last, so a split that
+has one is whole and is not done again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from luopan.artifacts import atomic_write_json
+from luopan.artifacts.files import fsync_path
 from luopan.corpus import store
 from luopan.corpus.batch import DocumentBatch
 from luopan.corpus.chain import Step, funnel_steps
@@ -53,11 +56,13 @@ class Part:
 
     def __enter__(self) -> Part:
         self.stack = ExitStack()
-        kept = self.place.file(self.kind, self.number)
-        rejected = self.place.file(self.kind, self.number, "rejected.parquet")
-        self.kept = self.stack.enter_context(store.Writer(kept, store.DOCUMENTS, "lz4"))
-        self.lost = self.stack.enter_context(store.Writer(rejected, store.REJECTED, "lz4"))
+        self.kept = self.stack.enter_context(store.Writer(self.own("parquet"), store.DOCUMENTS, "lz4"))
+        self.lost = self.stack.enter_context(store.Writer(self.own("rejected.parquet"), store.REJECTED, "lz4"))
         return self
+
+    def own(self, suffix: str) -> Path:
+        """Where a file of this split is written before it is whole."""
+        return self.place.file(self.kind, self.number, f"{os.getpid()}.tmp.{suffix}")
 
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
@@ -92,7 +97,10 @@ class Part:
     def finish(self, **arrays: np.ndarray) -> dict[str, Any]:
         """Write the arrays (`kind/00012.name.npy`) and then the marker; returns what it says."""
         for name, array in arrays.items():
-            np.save(self.place.file(self.kind, self.number, f"{name}.npy"), array, allow_pickle=False)
+            np.save(self.own(f"{name}.npy"), array, allow_pickle=False)
+        for suffix in ("parquet", "rejected.parquet", *(f"{name}.npy" for name in arrays)):
+            fsync_path(self.own(suffix))
+            self.own(suffix).replace(self.place.file(self.kind, self.number, suffix))
         marker = {"number": self.number, "funnel": self.funnel.to_json()}
         atomic_write_json(self.place.file(self.kind, self.number, "json"), marker)
         return marker

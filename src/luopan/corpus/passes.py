@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from luopan.corpus import store
 from luopan.corpus.batch import DocumentBatch, rejection
-from luopan.corpus.chain import LOCAL, funnel_steps, late_steps, local_steps
+from luopan.corpus.chain import LATE, LOCAL, funnel_steps, local_steps, step
 from luopan.corpus.config import CurateConfig
 from luopan.corpus.dedup import units
+from luopan.corpus.dedup_config import ExactConfig
 from luopan.corpus.document import Document, Rejected
 from luopan.corpus.funnel import Funnel
 from luopan.corpus.notes import Notes
@@ -122,7 +123,7 @@ def pass_b(task: Verdicts, place: Place, config: CurateConfig, offsets: Sequence
     drops = np.load(task.unit_drops)
     near = bool(np.load(place.file("a", task.number, "near.npy")).all())
     ends = np.concatenate(([0], np.cumsum(all_counts)))
-    notes = Notes(config.model_copy(update={"exact": None}), near=near)
+    notes = Notes(config.model_copy(update={"exact": ExactConfig() if config.exact.document else None}), near=near)
     with Part(place, "b", task.number, config) as part:
         for at, batch in rows_of(place, "a", task.number):
             rows = np.arange(at, at + len(batch))
@@ -132,7 +133,6 @@ def pass_b(task: Verdicts, place: Place, config: CurateConfig, offsets: Sequence
             outcome = units.without_units(batch, counts, mine, config.exact)
             part.reject(outcome.rejected)
             part.funnel.counted("exact", outcome.counts)
-            part.passed("exact", outcome.batch)
             notes.add(outcome.batch)
             part.kept.batch(outcome.batch.arrow)
     return part.finish(**notes.arrays())
@@ -143,12 +143,12 @@ def pass_c(task: Verdicts, place: Place, config: CurateConfig, offsets: Sequence
     done = done_before(place, "c", task.number)
     if done is not None:
         return done
-    late = late_steps(config)
+    made = not np.load(place.file(before, task.number, "near.npy")).all()  # by a program
     sizes, caps, apart = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     with Part(place, "c", task.number, config) as part:
         for at, batch in rows_of(place, before, task.number):
             rows = np.arange(at, at + len(batch))
-            if config.exact is not None and before == "a":
+            if config.exact is not None:
                 batch, stays = without_twins(batch, rows, task.exact, "exact", "exact", place, before, offsets, part)
                 rows = rows[stays]
                 part.passed("exact", batch)
@@ -156,12 +156,24 @@ def pass_c(task: Verdicts, place: Place, config: CurateConfig, offsets: Sequence
             if config.minhash is not None:
                 batch, stays = without_twins(batch, rows, task.near, "minhash", "near", place, before, offsets, part)
                 part.passed("minhash", batch)
-            batch = part.apply(late, batch)
+            batch = late(batch, part, config, made)
             part.kept.batch(batch.arrow)
             sizes.append(sizes_of(batch))
             caps.append(np.array([key("cap", id) for id in batch.ids], np.uint64))
             apart.append(np.array([key("held out", id) for id in batch.ids], np.uint64))
     return part.finish(sizes=np.concatenate(sizes), cap_keys=np.concatenate(caps), held_keys=np.concatenate(apart))
+
+
+def late(batch: DocumentBatch, part: Part, config: CurateConfig, made: bool) -> DocumentBatch:
+    """The steps after deduplication. Personal data goes last: an evaluation item with an address would else not be
+    found. Texts `made` by a program hold none."""
+    for name in (name for name in part.funnel.left if name in LATE):
+        block = config.steps_for(batch.sources[0]).pii if name == "pii" and len(batch) else getattr(config, name)
+        if block is None or (name == "pii" and made):
+            part.passed(name, batch)
+        else:
+            batch = part.apply([(name, step(name), block)], batch)
+    return batch
 
 
 def without_twins(
@@ -236,9 +248,8 @@ def pass_d(task: Chosen, place: Place, config: CurateConfig) -> tuple[dict[str, 
         store.Writer(final[store.HELD_OUT], store.DOCUMENTS) as held,
         store.Writer(final[store.REJECTED_PARTS], store.REJECTED) as lost,
     ):
-        for kind in ("a", "b", "c"):
-            file = place.file(kind, task.number, "rejected.parquet")
-            for rows in store.batches(file) if file.is_file() else ():
+        for kind in ("a", "b", "c") if (place.folder / "b").is_dir() else ("a", "c"):
+            for rows in store.batches(place.file(kind, task.number, "rejected.parquet")):
                 lost.batch(rows)
                 stats.add_rejected(rows)
         for at, batch in rows_of(place, "c", task.number):

@@ -64,6 +64,12 @@ def read_file(source: FileSource | CodeSource, found: Found, part: Part = WHOLE)
     reader: Reader = read_code if isinstance(source, CodeSource) else READERS[found.format]
     last: int | None = None
     try:
+        if found.path.exists() and not found.path.is_file():
+            yield aside(source, found, "unreadable", "a pipe, device or socket, not a file")
+            return
+        if found.compressed and found.size == 0 and found.path.stat().st_size == 0:
+            yield aside(source, found, "damaged", "the compressed file is empty")
+            return
         if part.size is not None and (size := found.path.stat().st_size) != part.size:
             detail = f"the file has {size:,} bytes now, where it had {part.size:,} when the work was planned"
             yield aside(source, found, "changed", detail, row=part.first_row)

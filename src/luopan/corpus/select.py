@@ -24,6 +24,7 @@ def under_cap(keys: np.ndarray, sizes: np.ndarray, max_bytes: int | None) -> np.
     if max_bytes is None:
         return np.ones(len(keys), bool)
     order = np.argsort(keys, kind="stable")
+    order = order[sizes[order] <= max_bytes]  # one document that is too large must not keep all others out
     chosen = np.zeros(len(keys), bool)
     chosen[order] = np.cumsum(sizes[order]) <= max_bytes
     return chosen

@@ -156,7 +156,8 @@ def file_batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBat
             missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
             if missing:
                 raise DataError(f"no column {', '.join(missing)}: not a file that curate wrote", where=path)
-            yield from file.iter_batches(batch_size=1024, columns=columns)
+            for group in range(file.num_row_groups):  # a batch over several would not be bounded by their size
+                yield from file.iter_batches(batch_size=1024, row_groups=[group], columns=columns)
     except FileNotFoundError as error:
         raise DataError("the file is gone", where=path, hint="Run the curate stage again.") from error
     except pa.ArrowException as error:

@@ -1,37 +1,24 @@
 """Trying thresholds: the steps that look at one document at a time, over a sample, under two configurations.
 
 Answers what a change of a threshold does before the whole corpus is made again: the funnel before and after, and the
-documents whose verdict changed. Limits: duplicates, decontamination and caps need the whole corpus and are not tried;
-of a compressed file, which cannot be entered in its middle, only the beginning is looked at.
+documents whose verdict changed. Limits: duplicates, decontamination and caps need the whole corpus and are not tried.
+`trial_sample.py` draws the sample.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from luopan.corpus.batch import DocumentBatch
 from luopan.corpus.chain import LOCAL, local_steps
 from luopan.corpus.config import CurateConfig
 from luopan.corpus.document import Document, Rejected
-from luopan.corpus.select import key
-from luopan.corpus.source_config import SourceConfig
-from luopan.errors import DataError
+from luopan.corpus.trial_sample import Drawn, draw
 
-SPLIT_BYTES = 4 << 20  # small splits: a sample is drawn from many places
-MOST_SPLITS = 16  # of each source that are read
-MOST_CHARACTERS = 16 << 20  # of a split that are read
+__all__ = ["Change", "Drawn", "Passed", "Trial", "compare", "draw", "passed"]
+
 BATCH_DOCUMENTS = 256
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A sample of documents, in the order of their sources, and how many rows beside them could not be read."""
-
-    documents: list[Document]
-    unread: int = 0
 
 
 @dataclass
@@ -71,6 +58,11 @@ class Trial:
     unmatched: int
 
     @property
+    def one_sided(self) -> bool:
+        """True where no change is tried."""
+        return self.before is self.after
+
+    @property
     def steps(self) -> list[str]:
         """Every step of either configuration, in order."""
         return [step for step in ("read", *LOCAL) if step in self.before.left or step in self.after.left]
@@ -91,75 +83,10 @@ class Trial:
         return [change for change in self.changes if change.before is not None and change.after is not None]
 
 
-def draw(
-    sources: Sequence[SourceConfig],
-    count: int,
-    plan: Callable[[Sequence[SourceConfig], int], Sequence[Any]] | None = None,
-    read: Callable[[Any], Iterable[Document | Rejected]] | None = None,
-) -> Drawn:
-    """About `count` documents, spread over the sources by size and chosen by hash of the id: always the same.
-
-    `plan` and `read` are `splits.plan_splits` and `splits.read_split`. DataError if there is no document.
-    """
-    if plan is None or read is None:
-        from luopan.corpus import splits
-
-        plan, read = plan or splits.plan_splits, read or splits.read_split
-    by_source: dict[str, list[Any]] = {}
-    for split in plan(sources, SPLIT_BYTES):
-        by_source.setdefault(split.source.name, []).append(split)
-    sizes = weights({name: sum(split.bytes for split in own) for name, own in by_source.items()})
-    documents: list[Document] = []
-    unread = 0
-    for name, own in by_source.items():
-        quota = max(1, round(count * sizes[name] / sum(sizes.values())))
-        some = spread(own, min(MOST_SPLITS, quota))
-        for number, split in enumerate(some):
-            share = quota * (number + 1) // len(some) - quota * number // len(some)
-            found, faulty = smallest_of(read(split), share)
-            documents += found
-            unread += faulty
-    if not documents:
-        raise DataError("no document could be read", hint="Give another source, or see what corpus run sets aside.")
-    return Drawn(documents, unread)
-
-
-def weights(sizes: Mapping[str, int]) -> dict[str, float]:
-    """The sizes, where those that are not known (packaged texts, datasets) count as much as the mean of the others."""
-    known = [size for size in sizes.values() if size]
-    mean = sum(known) / len(known) if known else 1.0
-    return {name: size or mean for name, size in sizes.items()}
-
-
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` items, evenly over the sequence."""
-    if len(items) <= count:
-        return list(items)
-    return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
-
-
-def smallest_of(stream: Iterable[Document | Rejected], count: int) -> tuple[list[Document], int]:
-    """The `count` documents with the smallest hashes of their ids, in the stream's order; how many were unusable."""
-    heap: list[tuple[int, int, Document]] = []
-    unread = characters = 0
-    for place, item in enumerate(stream):
-        if isinstance(item, Rejected):
-            unread += 1
-            continue
-        entry = (-key("trial", item.id), place, item)
-        if len(heap) < count:
-            heapq.heappush(heap, entry)
-        elif entry > heap[0]:
-            heapq.heapreplace(heap, entry)
-        characters += len(item.text)
-        if characters > MOST_CHARACTERS:
-            break
-    return [item for _, _, item in sorted(heap, key=lambda entry: entry[1])], unread
-
-
 def compare(drawn: Drawn, before: CurateConfig, after: CurateConfig) -> Trial:
-    """The sample under two configurations."""
-    old, new = passed(drawn.documents, before), passed(drawn.documents, after)
+    """The sample under two configurations (or one: where they are the same, nothing changes)."""
+    old = passed(drawn.documents, before)
+    new = old if after == before else passed(drawn.documents, after)
     ids = dict.fromkeys([*old.kept, *old.rejected, *new.kept, *new.rejected])
     changes, other_texts, unmatched = [], 0, 0
     for id in ids:

@@ -1,8 +1,8 @@
 """Hashes of words for lists and classifiers, without a Python string for each word.
 
 `classifier.word_hashes` takes a word's hash from its lower-case form with blake2b, one by one. Here the words of a
-batch are numbers already (`token_arrays.py`), and a table remembers which of the classifier's hashes belongs to which of
-them: only words that it does not hold are cut out of their text and hashed. What it holds changes no result.
+batch are numbers already (`token_arrays.py`), and a table remembers which of the classifier's hashes belongs to which:
+only words that it does not hold are cut out of their text and hashed. What it holds changes no result.
 """
 
 from __future__ import annotations

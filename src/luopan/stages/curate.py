@@ -41,8 +41,7 @@ class Curate:
         for item in spec.skills:
             _texts(item.model_copy(update={"documents": 1}), 0)
         assert spec.source is not None  # the recipe fills it in
-        names = [source.name for source in spec.source.all_sources()]
-        check_curation(spec, [*names, *(item.source for item in spec.skills)])
+        check_curation(spec, [source.name for source in spec.source.all_sources()])
 
     @staticmethod
     def run(spec: CurateSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:

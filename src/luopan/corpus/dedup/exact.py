@@ -22,6 +22,7 @@ from luopan.corpus.dedup.shuffle import (
     splits_of,
     write_later_ones,
 )
+from luopan.corpus.encoding import mostly_ascii
 from luopan.corpus.executor import Executor
 
 ASCII = bytes(range(128))
@@ -30,16 +31,23 @@ FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\t\n\v\f\r\x1c\x1d\x1e\x1f", 
 
 def fingerprint_text(text: str) -> bytes:
     """16 bytes, equal for texts that differ in case and white space only. Punctuation counts: "3-4" is not "3+4"."""
+    folded = quickly_folded(text) if mostly_ascii(text) else None
+    if folded is None:
+        folded = " ".join(text.casefold().split()).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(folded, digest_size=16).digest()
+
+
+def quickly_folded(text: str) -> bytes | None:
+    """`text` in small letters with single spaces, by a few passes over its bytes, in a third of the time that casefold
+    and split take; None if a character that is not ASCII is a capital or a space."""
     data = text.encode("utf-8", "surrogatepass")
-    # Passes over bytes take a third of the time of casefold and split. They do unless a character that is not ASCII is
-    # a capital or a space; a text with many such characters (Chinese) is not searched for one.
-    beyond = data.translate(None, ASCII).decode("utf-8", "surrogatepass") if 4 * len(data) < 5 * len(text) else None
-    if beyond is None or beyond != "".join(beyond.casefold().split()):
-        data = " ".join(text.casefold().split()).encode("utf-8", "surrogatepass")
+    beyond = data.translate(None, ASCII).decode("utf-8", "surrogatepass")
+    if beyond != "".join(beyond.casefold().split()):
+        return None
     data = data.translate(FOLD)
     while b"  " in data:
         data = data.replace(b"  ", b" ")
-    return hashlib.blake2b(data.strip(b" "), digest_size=16).digest()
+    return data.strip(b" ")
 
 
 def digests(texts: Sequence[str]) -> np.ndarray:
