@@ -177,10 +177,8 @@ def test_try_shows_both_funnels_and_the_documents_that_change(folder: Path, caps
     code, out, _ = luopan(capsys, *given)
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
     assert code == 0 and rows["gopher_quality"] == ["gopher_quality", "30", "40", "+10"]
-    assert (
-        "0 newly rejected, 10 newly kept" in out
+    assert "0 newly rejected, 10 newly kept" in out
     assert "40 of 40 documents tried; 1 row beside them cannot be read" in out
-    )
     assert "1 × read/json, such as" in out
     assert "before: gopher_quality/min_words 30 (limit 50); after: kept" in out
     assert out.count("newly kept: pages/") == 3

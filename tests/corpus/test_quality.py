@@ -227,7 +227,14 @@ def test_the_command(tmp_path, capsys):
     arguments = ["--good", str(tmp_path / "good.jsonl"), "--bad", str(tmp_path / "bad.jsonl"), "--out", str(out)]
     app([*arguments, "--text-column", "body", "--buckets", "12"], standalone_mode=False)
     shown = capsys.readouterr().out
-    assert "held-out AUC" in shown and "speaks for good" in shown and "bad.jsonl:81" in shown
+    assert "held-out AUC" in shown and "speaks for good: “" in shown and "bad.jsonl:81" in shown
+    assert "(16 good and 16 bad examples measured)" in shown
+    with pytest.raises(DataError, match="that is the figures; the model is quality"):
+        load_model(str(out.with_suffix(".json")))
+    with pytest.raises(DataError, match="0 different bad examples") as caught:
+        app([*arguments, "--good-column", "body"], standalone_mode=False)
+    assert "80 × " in str(caught.value) or "81 × " in str(caught.value)
+    assert "column 'body' and 'text': --text-column NAME" in str(caught.value)
     assert load_model(str(out)).facts["settings"]["buckets"] == 1 << 12
     app([*arguments, "--text-column", "body", "--buckets", "12", "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["inputs"]["unread"]

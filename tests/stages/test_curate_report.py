@@ -38,7 +38,9 @@ def test_it_holds_funnel_sources_samples_and_what_was_set_aside() -> None:
     assert [table.title for table in report.tables] == ["Sources", "What else the steps did", "Spans that come again"]
     assert [sample.group for sample in report.samples] == ["web"]
     assert report.set_aside[0].reason == "read: json" and report.set_aside[0].examples == ["a:3: json"]
-    assert report.notes[0].text == "plays was left out" and report.figures[0].name == "documents"
+    assert "corpus/card.html" in report.notes[0].text and report.notes[0].level == "info"
+    assert report.notes[1].text == "plays was left out" and report.notes[1].level == "warning"
+    assert report.figures[0].name == "documents"
 
 
 def test_it_shows_languages_hosts_and_personal_data_where_they_are_known() -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luopan.cli.app import JsonFlag, examples
+from luopan.errors import DataError
 
 if TYPE_CHECKING:
     from luopan.corpus.classifier import LinearModel
     from luopan.corpus.classifier_training import Notes
-    from luopan.errors import DataError
 
 SHOWN = 15  # n-grams per side on the screen
 
@@ -50,7 +50,6 @@ def train_quality(
     """
     from luopan.corpus.classifier import facts_path, save_model
     from luopan.corpus.classifier_training import Notes, TrainingSettings, read_examples, train
-    from luopan.errors import DataError
 
     if facts_path(out) == out or not out.absolute().parent.is_dir():
         reason = "the figures go to a .json file of this name" if out.suffix == ".json" else "there is no such folder"
@@ -58,9 +57,9 @@ def train_quality(
     settings = TrainingSettings(seed=seed, ngrams=ngrams, buckets=1 << buckets, max_examples=max_examples)
     notes = Notes()
     columns = {"good": good_column or text_column, "bad": bad_column or text_column}
-    read = [read_examples(paths, columns[side], notes) for side, paths in (("good", good), ("bad", bad))]
+    sides = (read_examples(good, columns["good"], notes), read_examples(bad, columns["bad"], notes))
     try:
-        model = train(*read, settings, name=out.stem)
+        model = train(*sides, settings, name=out.stem)
     except DataError as error:
         raise with_unread(error, notes, columns) from None
     model.facts["inputs"] = {"good": sorted(map(str, good)), "bad": sorted(map(str, bad)), "unread": notes.as_dict()}

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
+from luopan.corpus.config import CurateConfig
 from luopan.corpus.packaged import describe
+from luopan.corpus.presets import PRESETS
 from luopan.corpus.source_config import PackagedSource, SourceConfig
 from luopan.corpus.stats import KEPT, QUALITY_BUCKETS, SHORTEST_BUCKET, Amount, CorpusStats, SourceStats, merge_amounts
 
@@ -20,24 +23,29 @@ TOP_DOMAINS = 50
 BYTES_PER_TOKEN = 4.0
 
 
-def origins(sources: Sequence[SourceConfig], streams: Iterable[str] = ()) -> dict[str, dict[str, str]]:
-    """Licence and origin of each source, by name; `streams` are those that a program makes."""
-    found: dict[str, dict[str, str]] = {}
+def origins(sources: Sequence[SourceConfig], streams: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Licence, origin and cap (if any) of each source, by name; `streams` are those that a program makes."""
+    found: dict[str, dict[str, Any]] = {}
     for source in sources:
         if isinstance(source, PackagedSource):
             found[source.name] = describe(source.packaged)
         else:
             found[source.name] = {"licence": source.licence or "not stated", "origin": source.origin, "version": ""}
+        if source.max_bytes is not None:
+            found[source.name]["max_bytes"] = source.max_bytes
     for name in streams:
         found[name] = {"licence": "as the program that makes it", "origin": "generated", "version": ""}
     return found
 
 
 def data_card(
-    origins: Mapping[str, Mapping[str, str]], stats: CorpusStats, funnel: Mapping[str, Any] | None = None
+    origins: Mapping[str, Mapping[str, Any]],
+    stats: CorpusStats,
+    funnel: Mapping[str, Any] | None = None,
+    config: CurateConfig | None = None,
 ) -> dict[str, Any]:
     """The card. `origins`: licence and origin by source, every source of the corpus; `stats`: of the whole corpus;
-    `funnel`: the JSON of its funnel, for what was found in the sources.
+    `funnel`: the JSON of its funnel, for what was found in the sources; `config`: what it was made by.
 
     Every figure is {train, held_out} or of both together. Sizes are bytes of UTF-8.
     """
@@ -51,6 +59,7 @@ def data_card(
     documents = sum(amount.documents for amount in kept.values())
     found = next((step for step in (funnel or {"steps": []})["steps"] if step["step"] == "found"), None)
     return {
+        "made_by": None if config is None else made_by(config),
         "found": {"documents": found["documents"], "bytes": found["bytes"]} if found else None,
         **figures(kept, stats),
         "tokens_by": {
@@ -82,6 +91,35 @@ def data_card(
         },
         "rejected_samples": rejected_samples(stats),
     }
+
+
+def made_by(config: CurateConfig) -> dict[str, Any]:
+    """The version of luopan and the settings that are not the plain defaults (a preset's are among them), as a recipe
+    would write them. No time and no place, so that the same corpus has the same card.
+    """
+    keys = {*CurateConfig.model_fields, "max_source_bytes"} - set(config.INCIDENTAL)
+    full = config.model_dump(mode="json", include=keys)
+    settings = beside(config.model_dump(mode="json", exclude_defaults=True, include=keys), full, {})
+    for name, steps in settings.get("per_source", {}).items():
+        settings["per_source"][name] = beside(steps, full["per_source"][name], settings)
+    return {"luopan": version("luopan"), "settings": settings}
+
+
+def beside(settings: Mapping[str, Any], full: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with those values of `full` that are plain defaults, but not what the preset (or, where none is named,
+    the stage) says: without them the preset would count.
+    """
+    base = PRESETS[settings["preset"]] if settings.get("preset") else stage
+    result = dict(settings)
+    for key, value in base.items():
+        if key not in full:
+            continue
+        if key not in result:
+            result[key] = full[key]
+        elif isinstance(value, Mapping) and isinstance(result[key], Mapping):
+            missing = {name: full[key][name] for name in value if name not in result[key]}
+            result[key] = {**result[key], **missing}
+    return result
 
 
 def figures(kept: Mapping[str, Amount], stats: CorpusStats) -> dict[str, dict[str, int]]:

@@ -10,8 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 from luopan.corpus import card_pictures as pictures
+from luopan.corpus.card_made import made_table, note_of, whole_configuration
 from luopan.corpus.stats import SAMPLE_CHARACTERS
-from luopan.report.data import Note, Picture, Table
+from luopan.report.data import Picture, Table
 from luopan.report.markup import Markup, join, tag
 from luopan.report.numbers import number, quantity, size
 from luopan.report.page import FAVICON, POLICY
@@ -19,6 +20,12 @@ from luopan.report.sections import COMPASS, notes, section
 from luopan.report.stage_section import picture
 from luopan.report.tables import table
 
+# On a narrow screen the counts beside long names stay in sight.
+STYLE = """
+.steps tbody th { white-space: nowrap; }
+.steps td:last-child { min-width: 12.5rem; }
+@media (max-width: 36rem) { .rules tbody th { overflow-wrap: anywhere; min-width: 9.5rem; } }
+"""
 RULES_WITH_SAMPLES = 40  # a page of every rule's samples would be long; the most frequent rules come first
 
 
@@ -39,7 +46,7 @@ def card_html(card: Mapping[str, Any], funnel: Mapping[str, Any], title: str = "
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", f"{title} · Luopan data card"),
         tag("link", rel="icon", href=FAVICON),
-        tag("style", Markup(files("luopan.report").joinpath("style.css").read_text(encoding="utf-8"))),
+        tag("style", Markup(files("luopan.report").joinpath("style.css").read_text(encoding="utf-8") + STYLE)),
     )
     body = tag("body", tag("a", "Skip to content", href="#top", class_="skip"), page)
     return "<!doctype html>\n" + tag("html", head, "\n", body, lang="en") + "\n"
@@ -50,8 +57,8 @@ def _parts(card: Mapping[str, Any], funnel: Mapping[str, Any]) -> list[tuple[str
     several = len(card["sources"]) > 1
     drawn = [picture(item) for item in pictures.funnels(funnel)]
     took = drawn if len(drawn) == 1 else [tag("div", *drawn, class_="grid")]
-    took += [table(pictures.steps_table(funnel, list(card["sources"])))] if several else []
-    took += [table(pictures.rules_table(funnel))] if funnel["rejected"] else []
+    took.append(tag("div", table(pictures.steps_table(funnel, list(card["sources"]))), class_="steps"))
+    took += [tag("div", table(pictures.rules_table(funnel)), class_="rules")] if funnel["rejected"] else []
     text = _shown([pictures.lengths(card), pictures.language_shares(card), pictures.quality(card)])
     tables = _shown([pictures.counts_table(funnel, card), pictures.pii_table(card)])
     repeated, hosts = _shown([pictures.span_table(card)]), _shown([pictures.domain_table(card)])
@@ -60,12 +67,19 @@ def _parts(card: Mapping[str, Any], funnel: Mapping[str, Any]) -> list[tuple[str
     return [
         ("funnel", "From sources to corpus", section("funnel", "From sources to corpus", *took, *tables)),
         ("sources", "Sources", section("sources", "Sources", *sources)),
+        ("made", "How it was made", _made(card, funnel)),
         ("text", "The text", section("text", "The text", tag("div", *text, class_="grid")) if text else None),
         ("hosts", "Web hosts", section("hosts", "Web hosts", *hosts) if hosts else None),
         ("spans", "Repeated spans", section("spans", "Repeated spans", *repeated) if repeated else None),
         ("kept", "What was kept", _kept(card)),
         ("rejected", "What was rejected", _rejected(card, funnel)),
     ]
+
+
+def _made(card: Mapping[str, Any], funnel: Mapping[str, Any]) -> Markup | None:
+    """Version, preset and settings of what the corpus was made by; cards of older versions do not say it."""
+    shown = made_table(card, funnel)
+    return section("made", "How it was made", table(shown), whole_configuration(card)) if shown is not None else None
 
 
 def _shown(items: Sequence[Picture | Table | None]) -> list[Markup]:
@@ -95,7 +109,7 @@ def _header(card: Mapping[str, Any], funnel: Mapping[str, Any], title: str) -> M
         tag("div", COMPASS, kicker, class_="brand"),
         tag("p", lead, class_="lead"),
         tag("dl", *shown, class_="tiles"),
-        notes([Note(text=text, level="warning") for text in funnel["notes"]]),
+        notes([note_of(text) for text in funnel["notes"]]),
         id="top",
     )
 
@@ -127,8 +141,15 @@ def _rejected(card: Mapping[str, Any], funnel: Mapping[str, Any]) -> Markup | No
             listed = tag("ul", *(tag("li", example, dir="auto") for example in row["examples"]))
             groups.append(_group(name, [tag("div", listed, class_="card sample")]))
     lead = "Also chosen by hash. Does a rule take what you want? Try another threshold on a sample: "
-    words = tag("p", lead, tag("code", "luopan corpus try SOURCE RULE=VALUE"), class_="lead")
+    words = tag("p", lead, tag("code", f"luopan corpus try SOURCE{_preset(card)} RULE=VALUE"), class_="lead")
     return section("rejected", "What was rejected", words, *groups) if groups else None
+
+
+def _preset(card: Mapping[str, Any]) -> str:
+    """The option that names the corpus's preset; where the card does not say which, the option's form."""
+    made = card.get("made_by")
+    name = made["settings"].get("preset") if made else "NAME"
+    return f" --preset {name}" if name else ""
 
 
 def _reasons(sample: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:

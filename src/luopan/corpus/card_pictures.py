@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from luopan.corpus.card_made import meaning, shortened
 from luopan.report.data import BarChart, Bars, Cell, Funnel, FunnelStep, Mixture, Table
 from luopan.report.numbers import size
 
@@ -16,6 +17,7 @@ ENDS = ("train", "held_out")  # part what the step before left; they take nothin
 CUT = "pieces"
 SOURCES_SHOWN = 6  # with a column of their own in the table of steps
 UNKNOWN = "unknown"
+BOTH = "Training and held out together."
 
 
 def steps_before_parting(funnel: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -24,7 +26,9 @@ def steps_before_parting(funnel: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def funnels(funnel: Mapping[str, Any]) -> list[Funnel]:
-    """One funnel; two where long documents were cut, because pieces are not to be compared with documents."""
+    """One funnel; two where long documents were cut, because pieces are not to be compared with documents (the first
+    is left out where nothing was removed before the cut).
+    """
     steps = steps_before_parting(funnel)
     at = next((place for place, step in enumerate(steps) if step["step"] == CUT), 0)
     was_cut = at > 0 and steps[at]["documents"] > steps[at - 1]["documents"]
@@ -32,34 +36,42 @@ def funnels(funnel: Mapping[str, Any]) -> list[Funnel]:
         return [_funnel("What was left after each step", steps, "Documents, and bytes of their text.")]
     words = f"{steps[at - 1]['documents']:,} documents were cut into {steps[at]['documents']:,} pieces; from here on"
     before = "Long documents are cut after these steps: see the next picture."
-    return [
-        _funnel("Whole documents left after each step", steps[:at], before),
-        _funnel("Pieces left after each step", steps[at:], f"{words} pieces are counted."),
-    ]
+    whole = _funnel("Whole documents left after each step", steps[:at], before)
+    pieces = _funnel("Pieces left after each step", steps[at:], f"{words} pieces are counted.")
+    return [whole, pieces] if len(whole.steps) > 1 else [pieces]
 
 
 def _funnel(title: str, steps: Sequence[Mapping[str, Any]], caption: str) -> Funnel:
-    shown = [FunnelStep(name=step["step"], documents=step["documents"], bytes=step["bytes"]) for step in steps]
+    """The first step and those that took documents away; the others are named in the caption."""
+    taking = [place == 0 or step["documents"] != steps[place - 1]["documents"] for place, step in enumerate(steps)]
+    shown = [
+        FunnelStep(name=step["step"], documents=step["documents"], bytes=step["bytes"])
+        for step, took in zip(steps, taking)
+        if took
+    ]
+    if idle := [step["step"] for step, took in zip(steps, taking) if not took]:
+        caption += f" No documents were removed by {', '.join(idle)}."
     return Funnel(title=title, steps=shown, caption=caption)
 
 
 def steps_table(funnel: Mapping[str, Any], names: Sequence[str]) -> Table:
-    """Documents after each step, in all and by source."""
+    """Documents after each step, in all and by source, and what the step does."""
     shown = list(names)[:SOURCES_SHOWN] if len(names) > 1 else []
     rows: list[list[Cell]] = []
     before: int | None = None
     for step in funnel["steps"]:
         parting = step["step"] in ENDS
-        kept = step["documents"] / before if before and not parting else None
+        kept = step["documents"] / before if before and not parting and step["documents"] <= before else None
         own = [step["sources"].get(name, {}).get("documents", 0) for name in shown]
-        rows.append([step["step"], step["documents"], kept, size(step["bytes"]), *own])
+        rows.append([step["step"], step["documents"], kept, size(step["bytes"]), *own, meaning(step["step"])])
         before = step["documents"]
     more = len(names) - len(shown)
-    caption = f"{more} more sources have no column here." if shown and more > 0 else ""
+    caption = "Kept: of the documents of the step before."
+    caption += f" {more} more sources have no column here." if shown and more > 0 else ""
     return Table(
         title="Documents after each step",
-        columns=["step", "documents", "of the step before", "text", *shown],
-        units=["", "", "%", "", *[""] * len(shown)],
+        columns=["step", "documents", "kept", "text", *shown, "what it does"],
+        units=["", "", "%", "", *[""] * len(shown), ""],
         rows=rows,
         caption=caption,
     )
@@ -71,10 +83,10 @@ def rules_table(funnel: Mapping[str, Any]) -> Table:
     rows = sorted(funnel["rejected"], key=lambda row: (-row["documents"], row["step"], row["rule"]))
     return Table(
         title="What each rule took",
-        columns=["step", "rule", "documents", "of all found", "text"],
-        units=["", "", "", "%", ""],
+        columns=["rule", "documents", "of all found", "text"],
+        units=["", "", "%", ""],
         rows=[
-            [r["step"], r["rule"], r["documents"], r["documents"] / read if read else None, size(r["bytes"])]
+            [f"{r['step']}/{r['rule']}", r["documents"], r["documents"] / read if read else None, size(r["bytes"])]
             for r in rows
         ],
         caption="The first rule that a document breaks is the one that counts.",
@@ -116,7 +128,7 @@ def source_table(card: Mapping[str, Any]) -> Table:
             source.get("tokens", {}).get("train"),
             source["documents"]["held_out"],
             source["licence"],
-            source["origin"],
+            shortened(source["origin"]),
         ]
         for name, source in card["sources"].items()
     ]
@@ -124,6 +136,7 @@ def source_table(card: Mapping[str, Any]) -> Table:
         title="Sources",
         columns=["source", "documents", "text", "words", tokens, "held out", "licence", "origin"],
         rows=rows,
+        caption="Documents, text, words and tokens are those to train on.",
     )
 
 
@@ -138,7 +151,9 @@ def lengths(card: Mapping[str, Any]) -> BarChart | None:
         title="Lengths of documents",
         categories=[f"{size(row['from'])} to {size(row['to'])}" for row in rows],
         bars=[Bars(name="documents", values=[row["documents"] for row in rows])],
-        caption=f"Mean {size(card['mean_document_bytes'])}; each bar's documents are twice as long as the one above.",
+        caption=(
+            f"Mean {size(card['mean_document_bytes'])}; each bar's documents are twice as long as the one above. {BOTH}"
+        ),
     )
 
 
@@ -148,7 +163,7 @@ def language_shares(card: Mapping[str, Any]) -> Mixture | None:
     if not set(languages) - {UNKNOWN}:
         return None
     rows = {"": {name: float(each["bytes"]) for name, each in languages.items()}}
-    return Mixture(title="Languages", rows=rows, unit="bytes", caption="As the language step told them.")
+    return Mixture(title="Languages", rows=rows, unit="bytes", caption=f"As the language step told them. {BOTH}")
 
 
 def domain_table(card: Mapping[str, Any], most: int = 30) -> Table | None:
@@ -161,7 +176,7 @@ def domain_table(card: Mapping[str, Any], most: int = 30) -> Table | None:
         for row in domains["top"][:most]
     ]
     known = f"{domains['hosts']:,} hosts" if domains["complete"] else f"more than {domains['hosts']:,} hosts"
-    caption = f"{domains['documents']:,} documents with a URL, from {known}."
+    caption = f"{domains['documents']:,} documents with a URL, from {known}. {BOTH}"
     return Table(
         title="Web hosts",
         columns=["host", "documents", "share", "text"],
@@ -182,7 +197,7 @@ def span_table(card: Mapping[str, Any]) -> Table | None:
         title="Spans that come again",
         columns=["first eight words of a line or sentence", "documents", "occurrences"],
         rows=rows,
-        caption=f"Of the spans {every} was counted.",
+        caption=f"Of the spans {every} was counted. {BOTH}",
     )
 
 
@@ -191,7 +206,7 @@ def pii_table(card: Mapping[str, Any]) -> Table | None:
     if not card.get("pii"):
         return None
     rows: list[list[Cell]] = [[kind, count] for kind, count in card["pii"].items()]
-    return Table(title="Personal data replaced", columns=["kind", "how often"], rows=rows)
+    return Table(title="Personal data replaced", columns=["kind", "how often"], rows=rows, caption=BOTH)
 
 
 def quality(card: Mapping[str, Any]) -> BarChart | None:
@@ -203,5 +218,5 @@ def quality(card: Mapping[str, Any]) -> BarChart | None:
         title="Scores of the quality classifier",
         categories=[f"{row['from']:.2f} to {row['to']:.2f}" for row in rows],
         bars=[Bars(name="documents", values=[row["documents"] for row in rows])],
-        caption="Of the documents that stayed.",
+        caption=BOTH,
     )

@@ -328,14 +328,14 @@ class Run:
         stats = CorpusStats(tokenizer=self.config.tokenizer)
         done = 0
 
-        def advance(_: object) -> None:
+        def take(result: tuple[dict[str, Any], CorpusStats]) -> None:
             nonlocal done
             done += 1
             self.watcher.update(done)
+            self.funnel.merge(result[0])
+            stats.merge(result[1])
 
-        for funnel, part in self.executor.map(partial(pass_d, place=self.place, config=self.config), tasks, advance):
-            self.funnel.merge(funnel)
-            stats.merge(part)
+        self.executor.feed(partial(pass_d, place=self.place, config=self.config), tasks, take)
         self.note_shares()
         return stats
 

@@ -35,6 +35,10 @@ class Executor(Protocol):
         """[len(items)] results in the items' order; `done` is called with each result as it comes, in any order."""
         ...
 
+    def feed(self, work: Callable[[Item], Result], items: Sequence[Item], take: Callable[[Result], None]) -> None:
+        """As `map`, for results that are not small: each is handed to `take`, in the items' order, and not kept."""
+        ...
+
 
 class InProcess:
     """One after the other, here."""
@@ -48,6 +52,25 @@ class InProcess:
             if done is not None:
                 done(results[-1])
         return results
+
+    def feed(self, work: Callable[[Item], Result], items: Sequence[Item], take: Callable[[Result], None]) -> None:
+        for item in items:
+            take(work(item))
+
+
+class InOrder:
+    """Hands results on in the order of their numbers, however they come, and keeps none that was handed on."""
+
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        self.take, self.next = take, 0
+        self.early: dict[int, Any] = {}
+
+    def put(self, number: int, result: Any) -> None:
+        """Result `number` is there."""
+        self.early[number] = result
+        while self.next in self.early:
+            self.take(self.early.pop(self.next))
+            self.next += 1
 
 
 class LocalPool:
@@ -65,19 +88,28 @@ class LocalPool:
     def map(
         self, work: Callable[[Item], Result], items: Sequence[Item], done: Callable[[Result], None] | None = None
     ) -> list[Result]:
+        results: dict[int, Result] = {}
+        for number, result in self.numbered(work, items):
+            results[number] = result
+            if done is not None:
+                done(result)
+        return [results[number] for number in range(len(items))]
+
+    def feed(self, work: Callable[[Item], Result], items: Sequence[Item], take: Callable[[Result], None]) -> None:
+        order = InOrder(take)
+        for number, result in self.numbered(work, items):
+            order.put(number, result)
+
+    def numbered(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        """(number of the item, result) as they come."""
         if self.pool is None:
             self.others = set(multiprocessing.active_children())
             self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), initializer=quiet)
-        futures = {self.pool.submit(work, item): number for number, item in enumerate(items)}
-        results: dict[int, Result] = {}
+        waiting = {self.pool.submit(work, item): number for number, item in enumerate(items)}
         try:
-            waiting = set(futures)
             while waiting:
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    result = results[futures[future]] = future.result()
-                    if done is not None:
-                        done(result)
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process died, most likely for want of memory",
@@ -87,7 +119,6 @@ class LocalPool:
         except BaseException:
             self.abort()
             raise
-        return [results[number] for number in range(len(items))]
 
     def abort(self) -> None:
         """End the processes at once: what they were doing has no marker and is done again."""
@@ -129,8 +160,22 @@ class OnRay:
     def map(
         self, work: Callable[[Item], Result], items: Sequence[Item], done: Callable[[Result], None] | None = None
     ) -> list[Result]:
+        results: dict[int, Result] = {}
+        for number, result in self.numbered(work, items):
+            results[number] = result
+            if done is not None:
+                done(result)
+        return [results[number] for number in range(len(items))]
+
+    def feed(self, work: Callable[[Item], Result], items: Sequence[Item], take: Callable[[Result], None]) -> None:
+        order = InOrder(take)
+        for number, result in self.numbered(work, items):
+            order.put(number, result)
+
+    def numbered(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        """(number of the item, result) as they come."""
         if not items:
-            return []
+            return
         ray = started(self.workers)
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
@@ -139,15 +184,11 @@ class OnRay:
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             run_row, fn_kwargs=task, num_cpus=1, compute=compute
         )
-        results: dict[int, Result] = {}
         for row in data.iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, LuopanError | OSError):
                 raise result
-            results[row["number"]] = result
-            if done is not None:
-                done(result)
-        return [results[number] for number in range(len(items))]
+            yield row["number"], result
 
 
 def run_row(row: dict[str, Any], work: bytes) -> dict[str, Any]:

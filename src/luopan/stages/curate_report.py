@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luopan.corpus import card_pictures as pictures
+from luopan.corpus.card_made import note_of
 from luopan.report.data import Figure, Message, Note, Picture, Sample, SetAside, StageReport, Table
 
 SAMPLES = 1  # of each source; the card's page has more
@@ -43,7 +44,10 @@ def curate_report(
             for source, part in card["sources"].items()
             for sample in part["samples"][:SAMPLES]
         ],
-        notes=[Note(text=text, level="warning") for text in funnel["notes"]],
+        notes=[
+            Note(text="Data card with samples of what was kept and rejected: corpus/card.html in the stage's folder."),
+            *(note_of(text) for text in funnel["notes"]),
+        ],
         set_aside=[
             SetAside(
                 stage=name, reason=f"{row['step']}: {row['rule']}", count=row["documents"], examples=row["examples"]

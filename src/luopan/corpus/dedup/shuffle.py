@@ -22,7 +22,7 @@ import numpy as np
 
 from luopan.corpus.executor import Executor
 
-SEGMENT_ROWS = 4 << 20
+SEGMENT_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
