@@ -32,6 +32,9 @@ def rules_for(readings: Sequence[Reading], config: GopherRepetitionConfig) -> li
     end = 0
     for row, reading in enumerate(readings):
         start, end = end, end + reading.token_count
+        if not reading.wants_spaces:  # n-grams of twice as many tokens: the tables do not bound them
+            found.append((*LINE_RULES, top_ngrams, duplicate_ngrams))
+            continue
         own = {n: (grams[start:end], longest[row]) for n, (grams, longest) in tables.items()}
         rules: tuple[Rule, ...] = LINE_RULES
         if tops and may_be_frequent(own, tops, reading.size, config.min_top_ngram_count):

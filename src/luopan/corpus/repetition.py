@@ -12,7 +12,7 @@ import numpy as np
 
 from luopan.corpus.filter_config import GopherRepetitionConfig
 from luopan.corpus.verdict import Finding, above
-from luopan.corpus.words import Reading
+from luopan.corpus.words import CHARACTERS_PER_WORD, Reading
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, bits well spread
 
@@ -57,7 +57,8 @@ def top_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | No
 
     Of several that are most frequent, the one that comes first counts.
     """
-    limits = limits_by_n(config.max_top_ngram)
+    words = tokens_per_word(reading)
+    limits = [(n * words, most) for n, most in limits_by_n(config.max_top_ngram)]
     if not limits:
         return None
     longest = reading.tally.longest
@@ -70,9 +71,15 @@ def top_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | No
         if not occurs(reading, n, max(config.min_top_ngram_count, fewest[n])):
             continue
         share = top_ngram_characters(reading, n, highest_count(reading, n)) / reading.size
-        if finding := above(f"max_top_ngram.{n}", share, most):
+        if finding := above(f"max_top_ngram.{n // words}", share, most):
             return finding
     return None
+
+
+def tokens_per_word(reading: Reading) -> int:
+    """How many tokens an n-gram counts as a word: two characters in a text of a script without spaces. Five characters
+    that come again are half a phrase, as common in good Chinese as two or three words that do in English."""
+    return 1 if reading.wants_spaces else CHARACTERS_PER_WORD
 
 
 def occurs(reading: Reading, n: int, times: int) -> bool:
@@ -99,20 +106,22 @@ def top_ngram_characters(reading: Reading, n: int, count: int) -> int:
     grams = hashes(reading, n)
     values, times = np.unique(grams, return_counts=True)
     first = int(np.isin(grams, values[times == count]).argmax())
-    return len(" ".join(map(reading.token, range(first, first + n)))) * count
+    between = " " if reading.wants_spaces else ""
+    return len(between.join(map(reading.token, range(first, first + n)))) * count
 
 
 def duplicate_ngrams(reading: Reading, config: GopherRepetitionConfig) -> Finding | None:
     """Share of the characters in n-grams that occurred before (not overlapping, from the left)."""
     cover = float(reading.size)  # what repeats for n repeats for any smaller n too, so this bounds the ones that follow
-    for n, most in limits_by_n(config.max_duplicate_ngrams):
+    words = tokens_per_word(reading)
+    for n, most in ((n * words, most) for n, most in limits_by_n(config.max_duplicate_ngrams)):
         enough = most * reading.size
         if cover > enough:
             cover = repeated_cover(reading, n, enough)
         if cover <= enough:
             continue
         share = duplicate_ngram_characters(reading, n) / reading.size
-        if finding := above(f"max_duplicate_ngrams.{n}", share, most):
+        if finding := above(f"max_duplicate_ngrams.{n // words}", share, most):
             return finding
     return None
 
