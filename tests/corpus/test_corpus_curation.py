@@ -190,7 +190,7 @@ def test_ids_from_the_users_column_are_made_unique(tmp_path):
     assert len(set(ids)) == 20 and "files/same" in ids and "files/same~20" in ids
 
 
-@pytest.mark.parametrize("steps", [{"exact": None}, {"normalise": None}, {"max_document_bytes": None}])
+@pytest.mark.parametrize("steps", [{"exact": None, "minhash": None}, {"normalise": None}, {"max_document_bytes": None}])
 def test_steps_can_be_turned_off(source, tmp_path, steps):
     default = curate([source], CurateConfig(max_document_bytes=4096), tmp_path / "a")
     without = curate([source], CurateConfig(**{"max_document_bytes": 4096, **steps}), tmp_path / "b")

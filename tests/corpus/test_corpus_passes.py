@@ -158,6 +158,7 @@ def test_steps_of_a_source_replace_those_of_the_stage(tmp_path):
             "gopher_repetition": None,
             "per_source": {"b": {"gopher_quality": {"min_words": 5}}, "c": {"preset": "code"}},
             "exact": None,
+            "minhash": None,
         }
     )
     assert settings.steps_for("b").max_document_bytes is None and settings.steps_for("b").gopher_repetition is None

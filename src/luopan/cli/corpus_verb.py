@@ -80,8 +80,7 @@ def run(
 
     places, settings = split_words(words)
     columns = {"text_column": text_column, "id_column": id_column, "url_column": url_column, "licence": licence}
-    sources = capped(sources_of(places, columns), source_cap(settings))
-    config = config_of(settings, preset)
+    sources, config = capped(sources_of(places, columns), source_cap(settings)), config_of(settings, preset)
     check_out(out, sources)
     if (out / CARD).exists() and not force:
         raise RecipeError("holds a corpus already", where=out, hint="Give another --out, or --force to replace it.")

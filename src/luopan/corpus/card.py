@@ -71,13 +71,7 @@ def data_card(
         "length_histogram": length_histogram(stats.lengths),
         "languages": by_size(languages),
         "domains": domains(stats),
-        "top_spans": {
-            "counted_one_in": stats.spans.one_in,
-            "spans": [
-                {"text": text, "occurrences": occurrences, "documents": documents}
-                for text, occurrences, documents in stats.spans.top(TOP_SPANS)
-            ],
-        },
+        "top_spans": top_spans(stats),
         "pii": dict(sorted(stats.pii.items())),
         "quality_histogram": quality_histogram(stats.quality),
         "sources": {
@@ -114,11 +108,12 @@ def beside(settings: Mapping[str, Any], full: Mapping[str, Any], stage: Mapping[
     for key, value in base.items():
         if key not in full:
             continue
-        if key not in result:
-            result[key] = full[key]
-        elif isinstance(value, Mapping) and isinstance(result[key], Mapping):
-            missing = {name: full[key][name] for name in value if name not in result[key]}
-            result[key] = {**result[key], **missing}
+        here = result.get(key, full[key])
+        if isinstance(value, Mapping) and isinstance(here, Mapping):
+            own = result.get(key, {})
+            result[key] = {**own, **{name: full[key][name] for name in value if name not in own}}
+        else:
+            result[key] = here
     return result
 
 
@@ -170,6 +165,15 @@ def domains(stats: CorpusStats) -> dict[str, Any]:
             for host, amount in ordered[:TOP_DOMAINS]
         ],
     }
+
+
+def top_spans(stats: CorpusStats) -> dict[str, Any]:
+    """The spans that come again in the most documents."""
+    spans = [
+        {"text": text, "occurrences": occurrences, "documents": documents}
+        for text, occurrences, documents in stats.spans.top(TOP_SPANS)
+    ]
+    return {"counted_one_in": stats.spans.one_in, "spans": spans}
 
 
 def rejected_samples(stats: CorpusStats) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ class CurateConfig(LocalSteps):
         description="other steps, up to quality, for a source by name: a preset, or changes to the stage's own steps",
     )
     exact: ExactConfig | None = ExactConfig()
-    minhash: MinHashConfig | None = None
+    minhash: MinHashConfig | None = MinHashConfig()
     decontaminate: DecontaminateConfig | None = None
     repeated_spans: SpanConfig | None = None
     sample: SampleConfig | None = None

@@ -109,7 +109,7 @@ def curate(
             for text in [*missing, *contamination_notes(config)]:
                 run.funnel.note(text)
             stats = run.all_passes(tasks, streams)
-        card = data_card(origins(sources, streams), stats, run.funnel.to_json())
+        card = data_card(origins(sources, streams), stats, run.funnel.to_json(), config=config)
         publish(folder, place, run.funnel.to_json(), card)
     return Curated(folder, card, run.funnel.to_json(), run.funnel.total("read")[1], time.monotonic() - started)
 
