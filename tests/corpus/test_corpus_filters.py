@@ -305,7 +305,9 @@ def test_a_key_without_effect_is_refused():
 def test_in_chinese_two_characters_count_as_a_word_of_an_ngram():
     places = "东南西北山水云月风花雪雨春夏秋冬金木火土天地人和大小多少"
     # Six characters come again and again, each time with four others: half a phrase, as "as far as the" is in English.
-    common = "".join(f"这个地方的人{places[n]}{places[-n]}{places[n * 3 % 28]}{places[n * 5 % 28]}。" for n in range(1, 20))
+    common = "".join(
+        f"这个地方的人{places[n]}{places[-n]}{places[n * 3 % 28]}{places[n * 5 % 28]}。" for n in range(1, 20)
+    )
     again = "".join(f"点击这里查看全部内容和更多的消息{places[n]}。" for n in range(20))
     config = GopherRepetitionConfig(max_top_ngram={})
     assert gopher_repetition(batch_of(common), config).rejected == []

@@ -58,7 +58,7 @@ def find_files(path: str) -> list[Found]:
 
 
 def refuse_own_corpus(path: str, found: Sequence[Found]) -> None:
-    """DataError where a corpus that `curate` wrote would be read whole: held-out and rejected documents with the rest."""
+    """DataError where a corpus that `curate` wrote would be read whole, held-out and rejected documents included."""
     names = {file.name for file in found}
     for name in names:
         folder, _, last = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""What later passes must know of each document: keys, digests, signatures; some bytes to a hundred and fifty of each."""
+"""What later passes must know of each document: keys, digests, signatures; up to a hundred and fifty bytes of each."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Notes:
         if config.exact is not None and config.exact.document:
             self.put("digests", exact.digests(batch.texts))
         if drops_units(config):
+            assert config.exact is not None
             counts, hashes = units.unit_hashes(batch.texts if self.near else [""] * len(batch), config.exact)
             self.put("unit_counts", counts)
             self.put("unit_hashes", hashes)
