@@ -257,3 +257,10 @@ def test_the_words_that_ship_are_single_lower_case_words():
     for word in (*STRICT_WORDS, *SOFT_WORDS):
         assert address_rules.SEPARATORS.split(word) == [word] and word == word.lower()
     assert not set(STRICT_WORDS) & set(SOFT_WORDS)
+
+
+def test_a_binary_file_is_no_list_of_domains(tmp_path):
+    (tmp_path / "list.gz.txt").write_bytes(b"example.org\n\xff\xfe\x01\x80 broken\xff\n")
+    with pytest.raises(DataError, match="no list of domains") as caught:
+        listed_hashes((str(tmp_path / "list.gz.txt"),))
+    assert "list.gz.txt:2" in str(caught.value)

@@ -15,7 +15,9 @@ from luopan.corpus.document import Document
 from luopan.corpus.executor import started
 from luopan.errors import DataError
 
-PROBE = Document("probe", "A quiet line of text, to see that all the steps can run.", "probe", {})
+PROBE = Document(
+    "probe", "A quiet line of text, to see that all the steps can run.", "probe", {"url": "https://example.org/"}
+)
 
 
 def check_curation(config: CurateConfig, names: Sequence[str]) -> None:

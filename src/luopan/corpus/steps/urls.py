@@ -157,10 +157,18 @@ def read_list(path: Path) -> np.ndarray:
     """[N] hashes of the domains of a file: the last word of each line that is no comment, as hosts files have it."""
     found = array("Q")
     with open_binary(path) as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             words = line.split(b"#")[0].split()
-            if words:
-                found.append(hash_of(plain_host(words[-1].decode("utf-8", "replace"))))
+            if not words:
+                continue
+            try:
+                found.append(hash_of(plain_host(words[-1].decode("utf-8"))))
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    "this is no list of domains: a line is not UTF-8 text",
+                    where=f"{path}:{number}",
+                    hint="It holds a domain per line.",
+                ) from error
     return np.array(found, np.uint64)
 
 
