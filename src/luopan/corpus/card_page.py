@@ -6,7 +6,6 @@ Built from the report's pieces: no script, nothing is loaded from elsewhere, tex
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from luopan.corpus import card_pictures as pictures
@@ -15,8 +14,8 @@ from luopan.corpus.stats import SAMPLE_CHARACTERS
 from luopan.report.data import Picture, Table
 from luopan.report.markup import Markup, join, tag
 from luopan.report.numbers import number, quantity, size
-from luopan.report.page import FAVICON, POLICY
 from luopan.report.sections import COMPASS, notes, section
+from luopan.report.shell import html_page
 from luopan.report.stage_section import picture
 from luopan.report.tables import table
 
@@ -38,18 +37,8 @@ def card_html(card: Mapping[str, Any], funnel: Mapping[str, Any], title: str = "
         tag("nav", tag("p", tag("a", title, href="#top")), contents, aria_label="Contents"),
         tag("main", _header(card, funnel, title), *(part for _, _, part in parts), _footer()),
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{title} · Luopan data card"),
-        tag("link", rel="icon", href=FAVICON),
-        tag("style", Markup(files("luopan.report").joinpath("style.css").read_text(encoding="utf-8") + STYLE)),
-    )
     body = tag("body", tag("a", "Skip to content", href="#top", class_="skip"), page)
-    return "<!doctype html>\n" + tag("html", head, "\n", body, lang="en") + "\n"
+    return html_page(f"{title} · Luopan data card", body, STYLE)
 
 
 def _parts(card: Mapping[str, Any], funnel: Mapping[str, Any]) -> list[tuple[str, str, Markup | None]]:

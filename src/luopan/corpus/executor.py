@@ -13,7 +13,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -58,19 +58,25 @@ class InProcess:
             take(work(item))
 
 
-class InOrder:
-    """Hands results on in the order of their numbers, however they come, and keeps none that was handed on."""
+def collected(numbered: Iterable[tuple[int, Result]], done: Callable[[Result], None] | None) -> list[Result]:
+    """All results in the order of their numbers."""
+    results: dict[int, Result] = {}
+    for number, result in numbered:
+        results[number] = result
+        if done is not None:
+            done(result)
+    return [results[number] for number in range(len(results))]
 
-    def __init__(self, take: Callable[[Any], None]) -> None:
-        self.take, self.next = take, 0
-        self.early: dict[int, Any] = {}
 
-    def put(self, number: int, result: Any) -> None:
-        """Result `number` is there."""
-        self.early[number] = result
-        while self.next in self.early:
-            self.take(self.early.pop(self.next))
-            self.next += 1
+def hand_on(numbered: Iterable[tuple[int, Result]], take: Callable[[Result], None]) -> None:
+    """Give each result to `take`, in the order of their numbers however they come; none is kept that was handed on."""
+    early: dict[int, Result] = {}
+    due = 0
+    for number, result in numbered:
+        early[number] = result
+        while due in early:
+            take(early.pop(due))
+            due += 1
 
 
 class LocalPool:
@@ -88,17 +94,10 @@ class LocalPool:
     def map(
         self, work: Callable[[Item], Result], items: Sequence[Item], done: Callable[[Result], None] | None = None
     ) -> list[Result]:
-        results: dict[int, Result] = {}
-        for number, result in self.numbered(work, items):
-            results[number] = result
-            if done is not None:
-                done(result)
-        return [results[number] for number in range(len(items))]
+        return collected(self.numbered(work, items), done)
 
     def feed(self, work: Callable[[Item], Result], items: Sequence[Item], take: Callable[[Result], None]) -> None:
-        order = InOrder(take)
-        for number, result in self.numbered(work, items):
-            order.put(number, result)
+        hand_on(self.numbered(work, items), take)
 
     def numbered(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         """(number of the item, result) as they come."""
@@ -160,17 +159,10 @@ class OnRay:
     def map(
         self, work: Callable[[Item], Result], items: Sequence[Item], done: Callable[[Result], None] | None = None
     ) -> list[Result]:
-        results: dict[int, Result] = {}
-        for number, result in self.numbered(work, items):
-            results[number] = result
-            if done is not None:
-                done(result)
-        return [results[number] for number in range(len(items))]
+        return collected(self.numbered(work, items), done)
 
     def feed(self, work: Callable[[Item], Result], items: Sequence[Item], take: Callable[[Result], None]) -> None:
-        order = InOrder(take)
-        for number, result in self.numbered(work, items):
-            order.put(number, result)
+        hand_on(self.numbered(work, items), take)
 
     def numbered(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         """(number of the item, result) as they come."""

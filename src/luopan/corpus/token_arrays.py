@@ -12,12 +12,12 @@ Long texts are read in pieces, cut at line ends or spaces, to bound memory; wher
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from luopan.corpus.dedup.hashed import CHUNK, PAGE, PIECE, polynomial
+from luopan.corpus.dedup.hashed import CHUNK, PAGE, PIECE, chunks, polynomial
 from luopan.corpus.words import Tally, TokenArrays, mark_pattern, unspaced_pattern
 
 # What a character is to a token, in the low bits of its kind; SYMBOL and SINGLE are tokens by themselves.
@@ -30,7 +30,7 @@ UNKNOWN = 255
 def read_tokens(texts: Sequence[str]) -> list[TokenArrays]:
     """The tokens of each text, as `words.split_words` has them."""
     pieces: list[list[TokenArrays]] = [[] for _ in texts]
-    for chunk in chunks(texts):
+    for chunk in chunks(texts, piece_end, CHUNK):
         for (number, _, _), found in zip(chunk, read_chunk(texts, chunk)):
             pieces[number].append(found)
     return [found[0] if len(found) == 1 else together(found) for found in pieces]
@@ -48,24 +48,6 @@ def together(pieces: Sequence[TokenArrays]) -> TokenArrays:
         np.concatenate(ends),
         Tally(sum(words), sum(unspaced), sum(with_letter), sum(word_characters), sum(symbol_characters), max(longest)),
     )
-
-
-def chunks(texts: Sequence[str]) -> Iterator[list[tuple[int, int, int]]]:
-    """Pieces (text, first character, end) in groups of about CHUNK characters."""
-    group: list[tuple[int, int, int]] = []
-    size = 0
-    for number, text in enumerate(texts):
-        at = 0
-        while at < len(text):
-            end = piece_end(text, at)
-            if group and size + end - at > CHUNK:
-                yield group
-                group, size = [], 0
-            group.append((number, at, end))
-            size += end - at
-            at = end
-    if group:
-        yield group
 
 
 def piece_end(text: str, at: int) -> int:

@@ -7,21 +7,13 @@ are left out, table of contents included.
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from luopan.report import sections
 from luopan.report.data import RunReport
 from luopan.report.figures import glance
 from luopan.report.markup import Markup, join, tag
 from luopan.report.samples import samples
+from luopan.report.shell import html_page
 from luopan.report.stage_section import stage_section
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-FAVICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 48 48'%3E"
-    "%3Ccircle cx='24' cy='24' r='21' fill='none' stroke='%230b6e8a' stroke-width='4'/%3E"
-    "%3Cpath d='M24 9l6 15H18z' fill='%23c2541d'/%3E%3Cpath d='M24 39l6-15H18z' fill='%230b6e8a'/%3E%3C/svg%3E"
-)
 
 
 def render(report: RunReport) -> str:
@@ -36,17 +28,7 @@ def render(report: RunReport) -> str:
             tag("main", sections.header(report), *(part for _, _, part in parts), _footer()),
         ),
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{report.name} · Luopan report"),
-        tag("link", rel="icon", href=FAVICON),
-        tag("style", Markup(files("luopan.report").joinpath("style.css").read_text(encoding="utf-8"))),
-    )
-    return "<!doctype html>\n" + tag("html", head, "\n", body, lang="en") + "\n"
+    return html_page(f"{report.name} · Luopan report", body)
 
 
 def _parts(report: RunReport) -> list[tuple[str, str, Markup | None]]:

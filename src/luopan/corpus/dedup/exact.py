@@ -8,20 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from luopan.corpus.dedup.shuffle import (
-    SplitKeys,
-    clear,
-    firsts_of,
-    partitions_for,
-    shuffle,
-    splits_of,
-    write_later_ones,
-)
+from luopan.corpus.dedup.shuffle import SplitKeys, answers
 from luopan.corpus.encoding import mostly_ascii
 from luopan.corpus.executor import Executor
 
@@ -62,21 +53,11 @@ def exact_twins(digest_files: Sequence[Path], folder: Path, executor: Executor, 
     `digest_files` hold the `digests` of each split, [rows, 2]; a document's number is its row in all splits laid end to
     end. `partitions` is the least number of ranges to work on one by one; the answer does not depend on it.
     """
-    splits = splits_of(digest_files)
-    shuffled = shuffle(splits, folder, executor, digest_column, 1, partitions_for(splits, partitions))
-    later = executor.map(partial(write_later_ones, shuffled=shuffled), range(shuffled.segments))
-    found = executor.map(partial(write_twins, later=later, folder=folder), splits)
-    clear(shuffled, later)
-    return found
+    return answers(digest_files, folder, executor, partitions, write_twins)
 
 
-def digest_column(split: SplitKeys) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All rows and their digests."""
-    return [(np.arange(split.rows), np.load(split.file))]
-
-
-def write_twins(split: SplitKeys, later: Sequence[Path], folder: Path) -> Path:
+def write_twins(split: SplitKeys, firsts: np.ndarray, folder: Path) -> Path:
     """The answer for one split."""
     path = folder / f"twins-{split.number:05d}.npy"
-    np.save(path, firsts_of(split, later))
+    np.save(path, firsts)
     return path

@@ -14,7 +14,7 @@ hash once in 2^64 pairs.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,7 +53,7 @@ class HashedWords:
 def hashed_words(texts: Sequence[str], *, symbols: bool = False, fold_numbers: bool = False) -> HashedWords:
     """The words of `texts`; `symbols` keeps runs of a symbol, `fold_numbers` gives all words of digits one hash."""
     parts: list[tuple[np.ndarray, ...]] = []
-    for chunk in chunks(texts):
+    for chunk in chunks(texts, piece_end, CHUNK):
         parts.append(read_chunk(texts, chunk, symbols, fold_numbers))
     if not parts:
         empty = np.zeros(0, np.int64)
@@ -63,16 +63,18 @@ def hashed_words(texts: Sequence[str], *, symbols: bool = False, fold_numbers: b
     return HashedWords(hashes, starts, ends, singles, bounds)
 
 
-def chunks(texts: Sequence[str]) -> Iterator[list[tuple[int, int, int]]]:
-    """Pieces (text, first character, end) in groups of about CHUNK characters. What is cut, and where, depends on the
-    text alone."""
+def chunks(
+    texts: Sequence[str], piece_end: Callable[[str, int], int], characters: int
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Pieces (text, first character, end) in groups of about so many `characters`; `piece_end` (text, first character)
+    says where a piece ends. What is cut, and where, depends on the text alone."""
     group: list[tuple[int, int, int]] = []
     size = 0
     for number, text in enumerate(texts):
         at = 0
         while at < len(text):
             end = piece_end(text, at)
-            if group and size + end - at > CHUNK:
+            if group and size + end - at > characters:
                 yield group
                 group, size = [], 0
             group.append((number, at, end))

@@ -172,3 +172,32 @@ def slices(splits: Sequence[SplitKeys], numbers: np.ndarray) -> list[slice]:
     """For each split, where its rows are in the sorted `numbers`."""
     offsets = [split.offset for split in splits] + [splits[-1].offset + splits[-1].rows if splits else 0]
     return [slice(low, high) for low, high in pairwise(np.searchsorted(numbers, offsets).tolist())]
+
+
+def answers(
+    files: Sequence[Path],
+    folder: Path,
+    executor: Executor,
+    least: int,
+    write: Callable[[SplitKeys, np.ndarray, Path], Path],
+) -> list[Path]:
+    """Per split what `write(split, firsts, folder)` makes of `firsts` [rows] int64: for every key of the split's file
+    the number of the first row with the same key, or -1. `least`: the least number of ranges to work on one by one."""
+    splits = splits_of(files)
+    shuffled = shuffle(splits, folder, executor, all_keys, 1, partitions_for(splits, least))
+    later = executor.map(partial(write_later_ones, shuffled=shuffled), range(shuffled.segments))
+    found = executor.map(partial(write_answer, later=later, folder=folder, write=write), splits)
+    clear(shuffled, later)
+    return found
+
+
+def all_keys(split: SplitKeys) -> list[tuple[np.ndarray, np.ndarray]]:
+    """All rows of a split and their keys."""
+    return [(np.arange(split.rows), np.load(split.file))]
+
+
+def write_answer(
+    split: SplitKeys, later: Sequence[Path], folder: Path, write: Callable[[SplitKeys, np.ndarray, Path], Path]
+) -> Path:
+    """The answer for one split."""
+    return write(split, firsts_of(split, later), folder)

@@ -13,21 +13,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from luopan.corpus.batch import DocumentBatch, Outcome, rejection
-from luopan.corpus.dedup.shuffle import (
-    SplitKeys,
-    clear,
-    firsts_of,
-    partitions_for,
-    shuffle,
-    splits_of,
-    write_later_ones,
-)
+from luopan.corpus.dedup.shuffle import SplitKeys, answers
 from luopan.corpus.dedup_config import ExactConfig
 from luopan.corpus.executor import Executor
 
@@ -87,23 +79,13 @@ def repeated_units(files: Sequence[Path], folder: Path, executor: Executor, part
 
     `files` hold the hashes of each split's units, [units] uint64.
     """
-    splits = splits_of(files)
-    shuffled = shuffle(splits, folder, executor, unit_column, 1, partitions_for(splits, partitions))
-    later = executor.map(partial(write_later_ones, shuffled=shuffled), range(shuffled.segments))
-    found = executor.map(partial(write_repeated, later=later, folder=folder), splits)
-    clear(shuffled, later)
-    return found
+    return answers(files, folder, executor, partitions, write_repeated)
 
 
-def unit_column(split: SplitKeys) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All units and their hashes."""
-    return [(np.arange(split.rows), np.load(split.file))]
-
-
-def write_repeated(split: SplitKeys, later: Sequence[Path], folder: Path) -> Path:
+def write_repeated(split: SplitKeys, firsts: np.ndarray, folder: Path) -> Path:
     """The answer for one split."""
     path = folder / f"repeated-{split.number:05d}.npy"
-    np.save(path, firsts_of(split, later) >= 0)
+    np.save(path, firsts >= 0)
     return path
 
 
