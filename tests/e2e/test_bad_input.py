@@ -74,7 +74,7 @@ def test_bad_files_are_set_aside_with_their_place_and_the_rest_is_used(luopan, t
     (folder / "rows.jsonl").write_text(f"{good}\n{{not json\n")
     runs = tmp_path / "runs"
     luopan("run", "smoke", "--until", "curate", "--runs", str(runs), f"corpus.path={folder}", "corpus.packaged=null",
-           "curate.filters=null")  # fmt: skip
+           "curate.gopher_repetition=null", "curate.gopher_quality=null", "curate.minhash=null")  # fmt: skip
     funnel = json.loads((runs / "smoke" / "curate" / "corpus" / "funnel.json").read_text())
     aside = json.dumps([row for row in funnel["rejected"] if row["step"] == "read"])
     assert "rows.jsonl:2" in aside and "picture.txt" in aside and "latin.txt" in aside
