@@ -48,7 +48,6 @@ from luopan.errors import DataError
 VERSION = 1  # rises when a pass writes something else, so that work of an older version is not gone on with
 MUCH = 0.2  # of a source that could not be read: noted
 HELD_OUT_NOTED = 0.15  # of a source, where the least number of documents decides
-PARTITION_ROWS = 4 << 20  # documents whose digests are compared at once
 
 
 @dataclass(frozen=True)
@@ -221,21 +220,18 @@ class Run:
         rows = [len(np.load(file, mmap_mode="r")) for file in self.place.files(kind, self.splits, "id_keys.npy")]
         return [0, *np.cumsum(rows).tolist()]
 
-    def partitions(self, kind: str) -> int:
-        return max(1, -(-self.offsets(kind)[-1] // PARTITION_ROWS))
-
     def exact_verdicts(self, kind: str) -> list[Verdicts]:
         """Which documents of a pass have the text of an earlier one."""
         if self.config.exact is None or not self.config.exact.document:
             return [Verdicts(number, {}) for number in range(self.splits)]
         files = self.place.files(kind, self.splits, "digests.npy")
-        twins = exact.exact_twins(files, self.fresh(f"exact-{kind}"), self.executor, self.partitions(kind))
+        twins = exact.exact_twins(files, self.fresh(f"exact-{kind}"), self.executor)
         return [Verdicts(number, {}, exact=file) for number, file in enumerate(twins)]
 
     def with_unit_drops(self, verdicts: Sequence[Verdicts]) -> list[Verdicts]:
         """Which paragraphs or lines came before."""
         files = self.place.files("a", self.splits, "unit_hashes.npy")
-        drops = units.repeated_units(files, self.fresh("units"), self.executor, self.partitions("a"))
+        drops = units.repeated_units(files, self.fresh("units"), self.executor)
         return [Verdicts(v.number, v.renamed, v.exact, unit_drops=file) for v, file in zip(verdicts, drops)]
 
     def with_names(self, verdicts: Sequence[Verdicts], kind: str) -> list[Verdicts]:

@@ -74,15 +74,7 @@ class Part:
 
     def passed(self, step: str, batch: DocumentBatch) -> None:
         """Count what is left after a step, by source."""
-        if not len(batch):
-            return
-        sizes = sizes_of(batch)
-        names = batch.sources
-        if names[0] == names[-1] and len(set(names)) == 1:
-            self.funnel.passed(step, names[0], int(sizes.sum()), len(batch))
-            return
-        for name, size in zip(names, sizes.tolist()):
-            self.funnel.passed(step, name, size)
+        count(self.funnel, step, batch)
 
     def apply(self, steps: Sequence[tuple[str, Step, Any]], batch: DocumentBatch) -> DocumentBatch:
         """The batch after the given steps."""
@@ -104,6 +96,19 @@ class Part:
         marker = {"number": self.number, "funnel": self.funnel.to_json()}
         atomic_write_json(self.place.file(self.kind, self.number, "json"), marker)
         return marker
+
+
+def count(funnel: Funnel, step: str, batch: DocumentBatch) -> None:
+    """Count a batch in the row of a step, by source."""
+    if not len(batch):
+        return
+    sizes = sizes_of(batch)
+    names = batch.sources
+    if len(set(names)) == 1:
+        funnel.passed(step, names[0], int(sizes.sum()), len(batch))
+        return
+    for name, size in zip(names, sizes.tolist()):
+        funnel.passed(step, name, size)
 
 
 def done_before(place: Place, kind: str, number: int) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from luopan.corpus.dedup_config import ExactConfig
 from luopan.corpus.document import Document, Rejected
 from luopan.corpus.funnel import Funnel
 from luopan.corpus.notes import Notes
-from luopan.corpus.parts import Part, Place, done_before, rows_of, sizes_of
+from luopan.corpus.parts import Part, Place, count, done_before, rows_of, sizes_of
 from luopan.corpus.select import key
 from luopan.corpus.splits import Split, read_split
 from luopan.corpus.stats import CorpusStats
@@ -39,7 +39,7 @@ BATCH_CHARACTERS = 2 << 20
 
 @dataclass(frozen=True)
 class ReadTask:
-    """Split `number` of a run; `split` is None where the documents came from a program and are written already."""
+    """Split `number` of a run."""
 
     number: int
     split: Split
@@ -269,11 +269,6 @@ def pass_d(task: Chosen, place: Place, config: CurateConfig) -> tuple[dict[str, 
         if not writer.written:
             writer.path.unlink()
     return funnel.to_json(), stats
-
-
-def count(funnel: Funnel, step: str, batch: DocumentBatch) -> None:
-    for name, size in zip(batch.sources, sizes_of(batch).tolist()):
-        funnel.passed(step, name, size)
 
 
 def reject_capped(batch: DocumentBatch, row: int, cap: int | None) -> Rejected:

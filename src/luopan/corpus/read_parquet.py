@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from luopan.corpus.document import Document, Rejected
@@ -20,13 +21,13 @@ BATCH_BYTES = 8 << 20
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, NotImplementedError)
 
 
-def open_parquet(found: Found) -> pq.ParquetFile:
-    """The file, opened so that column chunks are streamed instead of loaded whole. DataError if it is damaged."""
+@contextmanager
+def naming_damage(found: Found) -> Iterator[None]:
+    """What pyarrow raises on a damaged file becomes a DataError; what the system refuses stays an OSError."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(found.path, buffer_size=1 << 20, pre_buffer=False)
+        yield
     except OSError as error:
         if error.errno is not None:
             raise
@@ -35,37 +36,36 @@ def open_parquet(found: Found) -> pq.ParquetFile:
         raise damaged(found, error) from error
 
 
+def open_parquet(found: Found) -> pq.ParquetFile:
+    """The file, opened so that column chunks are streamed instead of loaded whole. DataError if it is damaged."""
+    import pyarrow.parquet as pq
+
+    with naming_damage(found):
+        return pq.ParquetFile(found.path, buffer_size=1 << 20, pre_buffer=False)
+
+
 def read_parquet(source: Rows, found: Found, part: Part) -> Iterator[Document | Rejected]:
     """One document per row of the row groups from `part.start` to `part.end`."""
-    import pyarrow as pa
-
-    with open_parquet(found) as file:
-        try:
-            names = file.schema_arrow.names
-            wanted = wanted_columns(source)
-            for name in wanted:
-                if name not in names:
-                    yield aside(source, found, "column", no_column(name, names, source), size=found.size)
-                    return
-                if names.count(name) > 1:
-                    yield aside(source, found, "column", f"two columns are called {name!r}", size=found.size)
-                    return
-            number = part.first_row
-            for group in range(part.start, file.num_row_groups if part.end is None else part.end):
-                rows = rows_at_once(file, group)
-                for batch in file.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False):
-                    for values in rows_of(batch):
-                        if isinstance(values, str):
-                            yield aside(source, found, "encoding", values, row=number)
-                        else:
-                            yield from_row(source, found, values, number)
-                        number += 1
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise damaged(found, error) from error
-        except (pa.ArrowException, *DAMAGE) as error:
-            raise damaged(found, error) from error
+    with open_parquet(found) as file, naming_damage(found):
+        names = file.schema_arrow.names
+        wanted = wanted_columns(source)
+        for name in wanted:
+            if name not in names:
+                yield aside(source, found, "column", no_column(name, names, source), size=found.size)
+                return
+            if names.count(name) > 1:
+                yield aside(source, found, "column", f"two columns are called {name!r}", size=found.size)
+                return
+        number = part.first_row
+        for group in range(part.start, file.num_row_groups if part.end is None else part.end):
+            rows = rows_at_once(file, group)
+            for batch in file.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False):
+                for values in rows_of(batch):
+                    if isinstance(values, str):
+                        yield aside(source, found, "encoding", values, row=number)
+                    else:
+                        yield from_row(source, found, values, number)
+                    number += 1
 
 
 def rows_at_once(file: pq.ParquetFile, group: int) -> int:
