@@ -13,7 +13,7 @@ from luopan.artifacts import Artifact
 from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.recipe.parts import ChatSuite, SkillTest
-from luopan.recipe.specs import SftSpec
+from luopan.recipe.sft_specs import SftSpec
 from luopan.stages import measure
 from luopan.stages.common import Chat, check_length, with_steps
 from luopan.stages.measure import (

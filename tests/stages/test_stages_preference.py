@@ -12,7 +12,7 @@ import torch
 from stage_toys import tiny_chat
 
 from luopan.errors import DataError
-from luopan.recipe.specs import PreferenceSpec
+from luopan.recipe.preference_specs import PreferenceSpec
 from luopan.stages import preference
 from luopan.stages.common import Chat
 from luopan.stages.packed import PackedFeed, pack_pairs

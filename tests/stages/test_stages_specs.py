@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from luopan.errors import RecipeError
 from luopan.recipe.parts import ChatSource, ChatSuite, SkillTest
-from luopan.recipe.specs import GrpoSpec, MidtrainSpec, PreferenceSpec, SftSpec
+from luopan.recipe.preference_specs import PreferenceSpec
+from luopan.recipe.sft_specs import SftSpec
+from luopan.recipe.specs import GrpoSpec, MidtrainSpec
 
 TRAIN = {"learning_rate": 1e-3, "max_steps": 9}
 MIDTRAIN = {"kind": "midtrain", "model": "a", "corpus": "c", "sequence_length": 64, **TRAIN}

@@ -26,7 +26,7 @@ def test_a_batch_by_hand() -> None:
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 0], [0] * 6]
     assert batch.document_ids.tolist() == [[0, 0, 0, 1, 1, -1], [2] + [-1] * 5]
     assert (batch.num_documents, batch.num_tokens, batch.num_targets) == (3, 6, 3)
-    index, ids = batch.targets()
+    index, ids, _ = batch.targets()
     assert index.tolist() == [0, 1, 3]  # 3 does not predict 4: another document; 6 is the first of its own
     assert ids.tolist() == [2, 3, 5]
     assert {t.dtype for t in (batch.input_ids, batch.labels, batch.position_ids, batch.document_ids)} == {torch.int64}
@@ -37,7 +37,11 @@ def test_pad_equal_to_a_token_hides_nothing() -> None:
     same = collate([[doc([1, 2, 7]), doc([7, 7])]], 8, 7)
     assert same.labels.equal(plain.labels)
     assert same.document_ids.equal(plain.document_ids)
-    assert [t.tolist() for t in same.targets()] == [t.tolist() for t in plain.targets()] == [[0, 1, 3], [2, 7, 7]]
+    assert (
+        [t.tolist() for t in same.targets()]
+        == [t.tolist() for t in plain.targets()]
+        == [[0, 1, 3], [2, 7, 7], [1, 2, 4]]
+    )
 
 
 def test_targets_do_not_depend_on_packing() -> None:

@@ -170,7 +170,7 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
     assert restarts.equal(batch.document_ids[:, 1:] != batch.document_ids[:, :-1])
     # The end of a document is learned, its successor is not predicted from it.
     ends = batch.input_ids[:, :-1] == EOS
-    index, _ = batch.targets()
+    index, _, _ = batch.targets()
     flat = {int(i) for i in index}
     assert not [1 for b, t in ends.nonzero().tolist() if b * 32 + t in flat]
     assert EOS in batch.targets()[1].tolist()

@@ -64,7 +64,7 @@ def asked(name: str, spec: Any, stage: Any, seed: int, inputs: Inputs) -> Asked:
         kind=spec.kind,
         version=stage.version,
         spec=plain(spec),
-        seed=stage_seed(seed, name),
+        seed=stage_seed(seed, name) if getattr(spec, "seed", None) is None else spec.seed,
         inputs=dict(input_records(inputs)),
         fingerprint=fingerprint(spec) if fingerprint else "",
         incidental=tuple(getattr(type(spec), "INCIDENTAL", ())),

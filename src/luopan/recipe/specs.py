@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from luopan.corpus.config import CurateConfig
 from luopan.corpus.config import expand as expand_curation
 from luopan.corpus.source_config import CorpusSource
 from luopan.errors import RecipeError
 from luopan.model.config import ModelConfig
-from luopan.objectives.config import check_policy, check_preference
+from luopan.objectives.config import check_policy
+from luopan.recipe.epochs import MODEL_KINDS
+from luopan.recipe.merge_specs import MergeSpec
 from luopan.recipe.mixture_specs import MixtureAblationSpec, TextSpec
-from luopan.recipe.parts import ChatSource, ChatSuite, Scalar, SkillDocuments, Spec, refuse_reserved
+from luopan.recipe.parts import ChatSuite, Scalar, SkillDocuments, Spec, refuse_reserved
+from luopan.recipe.preference_specs import PreferenceSpec
+from luopan.recipe.reward_specs import RewardSpec
+from luopan.recipe.sft_specs import ImportSpec, SftSpec
 from luopan.tokens.config import SampleConfig, TokenizerConfig
 from luopan.train.config import TrainConfig
 
@@ -92,7 +97,7 @@ class MidtrainSpec(TextSpec):
     retrieval_cases: int = Field(default=0, ge=0, description="held-out recall questions at the new length")
     z_loss_coef: float = Field(default=0.0, ge=0, description="as in pretrain")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "model": ("pretrain", "midtrain"),
+        "model": MODEL_KINDS,
         "corpus": ("curate",),
     }
 
@@ -100,82 +105,6 @@ class MidtrainSpec(TextSpec):
     def _extension_is_whole(self) -> Self:
         if (self.extension == "abf") != (self.rope_theta is not None):
             raise ValueError("rope_theta and extension abf need each other")
-        return self
-
-
-MODEL_KINDS = ("pretrain", "midtrain", "sft", "preference", "grpo")
-
-
-class EpochConfig(TrainConfig):
-    """Training on a set of known size: its length may be given in epochs instead of steps."""
-
-    max_steps: PositiveInt | None = Field(default=None, description="optimizer steps; or num_train_epochs")  # type: ignore[assignment]
-    num_train_epochs: float | None = Field(default=None, gt=0, description="how often each row is seen; or max_steps")
-
-    @model_validator(mode="after")
-    def _keys_have_effect(self) -> Self:
-        """Replaces the check of the base class, which needs the number of steps: `with_steps` makes it."""
-        if (self.max_steps is None) == (self.num_train_epochs is None):
-            raise ValueError("give exactly one of max_steps and num_train_epochs")
-        try:
-            self.with_steps(self.max_steps or 1_000_000)
-        except RecipeError as error:
-            raise ValueError(error.message) from error
-        return self
-
-    def with_steps(self, max_steps: int) -> TrainConfig:
-        """The training configuration once the number of steps is known."""
-        values = self.model_dump(include=set(TrainConfig.model_fields), exclude_unset=True)
-        try:
-            return TrainConfig.model_validate({**values, "max_steps": max_steps})
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise RecipeError(reason, hint=f"num_train_epochs comes to {max_steps} steps here") from error
-
-
-class SftSpec(EpochConfig):
-    """Supervised fine-tuning on conversations; only what the assistant says is trained."""
-
-    kind: Literal["sft"]
-    model: str
-    data: tuple[ChatSource, ...] = Field(min_length=1)
-    multi_turn: float = Field(default=0.0, ge=0, le=1, description="share of skill cases with earlier turns in front")
-    max_length: PositiveInt
-    packing: bool = True
-    suite: ChatSuite = ChatSuite()
-    corpus: str | None = Field(default=None, description="curate stage: measures what fine-tuning forgets")
-    eval_bytes: PositiveInt = 60_000
-    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS, "corpus": ("curate",)}
-
-
-class PreferenceSpec(EpochConfig):
-    """Direct preference optimisation on pairs of a chosen and a rejected answer."""
-
-    kind: Literal["preference"]
-    model: str
-    pairs: PositiveInt | None = Field(default=None, description="how many procedural pairs; exclusive with path")
-    flaw: Literal["rude", "rambling"] = Field(default="rude", description="what the rejected answers have")
-    path: str | None = Field(default=None, description="a .jsonl/.parquet file with messages, chosen, rejected")
-    max_length: PositiveInt
-    beta: float = Field(default=0.1, gt=0)
-    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    nll_coef: float = Field(default=0.0, ge=0, description="weight of the chosen answer's own likelihood")
-    test_pairs: PositiveInt = 100
-    flaw_cases: int = Field(default=200, ge=0, description="questions answered at temperature 1 to count the flaw")
-    suite: ChatSuite = ChatSuite()
-    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.path is not None and {"flaw", "flaw_cases"} & self.model_fields_set:
-            raise ValueError("flaw and flaw_cases have no effect on a file of pairs")
-        if (self.pairs is None) == (self.path is None):
-            raise ValueError("give exactly one of pairs and path")
-        try:
-            check_preference(self.loss_type, self.beta, self.label_smoothing, self.nll_coef)
-        except RecipeError as error:
-            raise ValueError(error.message) from error
         return self
 
 
@@ -262,7 +191,7 @@ class ReportSpec(Spec):
     title: str | None = None
     limits: tuple[str, ...] = Field(default=(), description="what such a model cannot do, said on the page")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "stages": ("curate", "tokenizer", *MODEL_KINDS, "mixture_ablation", "eval"),
+        "stages": ("curate", "tokenizer", *MODEL_KINDS, "reward", "mixture_ablation", "eval"),
     }
 
 
@@ -271,9 +200,12 @@ StageSpec = Annotated[
     | TokenizerSpec
     | PretrainSpec
     | MidtrainSpec
+    | ImportSpec
     | SftSpec
     | PreferenceSpec
+    | RewardSpec
     | GrpoSpec
+    | MergeSpec
     | MixtureAblationSpec
     | EvalSpec
     | ReportSpec,

@@ -31,6 +31,11 @@ class Workspace:
     stop_at: float | None = None
     """When to save and stop, in seconds of `time.monotonic`."""
 
+    @property
+    def cache(self) -> Path:
+        """A folder of the run for what costs time and can be made again, shared by its stages; deleting it is safe."""
+        return self.path.parent / ".cache"
+
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON value of `name`, computed once per workspace: a resumed stage does not measure its start again.
 

@@ -13,7 +13,7 @@ from luopan.artifacts import Artifact
 from luopan.errors import RecipeError
 from luopan.model import hf
 from luopan.model.decoder import Decoder
-from luopan.recipe.specs import EpochConfig
+from luopan.recipe.epochs import EpochConfig
 from luopan.report.data import Note, StageReport
 from luopan.stages.base import Workspace
 from luopan.tokens.chat import stop_ids

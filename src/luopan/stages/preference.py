@@ -22,7 +22,7 @@ from luopan.errors import DataError
 from luopan.evals.skills import standard_error
 from luopan.evals.verifiers import grade
 from luopan.generate.config import SamplingParams
-from luopan.recipe.specs import PreferenceSpec
+from luopan.recipe.preference_specs import PreferenceSpec
 from luopan.report.data import Figure
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (

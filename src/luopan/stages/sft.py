@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from luopan.artifacts import atomic_write_text
-from luopan.recipe.specs import SftSpec
+from luopan.recipe.sft_specs import SftSpec
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ from luopan.tokens.example import IGNORE, Example
 Doc = Example
 
 PADDING = -1  # document id of positions that hold nothing
+
+
+class Targets(NamedTuple):
+    """The trained tokens of a batch, as flat positions b*T+t."""
+
+    sources: Tensor  # [N] what each is predicted from: its predecessor's position
+    ids: Tensor  # [N] which token it is
+    places: Tensor  # [N] its own position
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Batch:
     layout: Layout
     per_token: Mapping[str, Tensor] = field(default_factory=dict)
     per_document: Mapping[str, Tensor] = field(default_factory=dict)
-    _targets: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
+    _targets: Targets | None = field(default=None, init=False, repr=False, compare=False)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
@@ -53,8 +62,7 @@ class Batch:
             per_token={k: v.to(device, non_blocking=True) for k, v in self.per_token.items()},
             per_document={k: v.to(device, non_blocking=True) for k, v in self.per_document.items()},
         )
-        index, ids = self.targets()
-        object.__setattr__(moved, "_targets", (index.to(device, non_blocking=True), ids.to(device, non_blocking=True)))
+        object.__setattr__(moved, "_targets", Targets(*(part.to(device, non_blocking=True) for part in self.targets())))
         return moved
 
     def pin_memory(self) -> Batch:
@@ -68,8 +76,7 @@ class Batch:
             per_token={k: v.pin_memory() for k, v in self.per_token.items()},
             per_document={k: v.pin_memory() for k, v in self.per_document.items()},
         )
-        index, ids = self.targets()
-        object.__setattr__(pinned, "_targets", (index.pin_memory(), ids.pin_memory()))
+        object.__setattr__(pinned, "_targets", Targets(*(part.pin_memory() for part in self.targets())))
         return pinned
 
     @property
@@ -87,11 +94,10 @@ class Batch:
         """Tokens that are learned."""
         return self.targets()[0].numel()
 
-    def targets(self) -> tuple[Tensor, Tensor]:
-        """Where something is learned, and what.
+    def targets(self) -> Targets:
+        """Where something is learned, and what: N tokens, in the order of their places.
 
-        Returns `(index [N], ids [N])`: the flat positions b*T+t whose *next* token is trained, in rising order, and
-        that next token. Never crosses the border of a document or row, never points into padding. Found once per
+        Never crosses the border of a document or row, never points into padding. Found once per
         batch, on the device it was made on (`collate`: the CPU), because counting on a GPU would stall it.
         """
         if self._targets is None:
@@ -99,7 +105,7 @@ class Batch:
             learned = (here == following) & (here != PADDING) & (self.labels[:, 1:] != IGNORE)
             row, column = learned.nonzero(as_tuple=True)
             index = row * self.input_ids.shape[1] + column
-            object.__setattr__(self, "_targets", (index, self.labels[row, column + 1]))
+            object.__setattr__(self, "_targets", Targets(index, self.labels[row, column + 1], index + 1))
         assert self._targets is not None
         return self._targets
 

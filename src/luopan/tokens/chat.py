@@ -52,6 +52,8 @@ class Conversation:
     enable_thinking: bool = False
     tools: Sequence[Mapping[str, Any]] | None = None
     where: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the template (`custom_instructions`, `metadata`, …)."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Example:
     labels: Ids
     per_token: Mapping[str, Sequence[float] | np.ndarray] = field(default_factory=dict)
     fields: Mapping[str, float | int | bool] = field(default_factory=dict)
+    prefix: int = 0
+    """Continues the first so many tokens of the nearest earlier document of its row that has no prefix itself."""
 
     def __post_init__(self) -> None:
         n = len(self.input_ids)

@@ -71,14 +71,14 @@ def source_metrics(batch: Batch, states: States, losses: Tensor, sources: Sequen
 
 def trained_states(model: Decoder, batch: Batch) -> States:
     """Runs the decoder over a batch. The router's counts, if there are any, go to the model."""
-    index, targets = batch.targets()
+    index, targets, places = batch.targets()
     hidden, routing = model.hidden_and_routing(batch.input_ids, batch.position_ids, batch.layout)  # [B, T, C]
     aux = None
     if routing is not None:
         if model.training and torch.is_grad_enabled():
             model.add_counts(routing.counts)
         aux = routing.aux.flatten()[index]
-    return States(hidden.flatten(0, 1)[index], targets, index + 1, aux)
+    return States(hidden.flatten(0, 1)[index], targets, places, aux)
 
 
 def head_weight(model: Decoder) -> Tensor:
