@@ -7,17 +7,15 @@ first and fetched when it is not there and the hub can be reached; safetensors o
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luopan.errors import LuopanError, ModelError
+from luopan.model.hub import from_hub, is_hub_id
 from luopan.recipe.introspect import suggestion
 
 if TYPE_CHECKING:
     from luopan.model.decoder import Decoder
-
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
 
 
 def model_folder(model: str | Path) -> Path:
@@ -30,8 +28,8 @@ def model_folder(model: str | Path) -> Path:
         raise ModelError("no model in this folder", where=path, hint=_what_there_is(path))
     if path.is_file():
         raise ModelError("is a file; give the folder of a stage or a Hugging Face folder", where=path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
-        return _from_hub(text)
+    if is_hub_id(text):
+        return from_hub(text)
     partial = path.with_name(f"{path.name}.partial")
     if partial.is_dir():
         raise ModelError("this stage is not finished", where=path, hint="Run its recipe again to go on with it.")
@@ -50,19 +48,6 @@ def _what_there_is(path: Path) -> str:
     if (path / "manifest.json").is_file():
         return "It is a stage that makes no model; give one that does, such as runs/quickstart/sft."
     return "A Hugging Face folder holds config.json and model.safetensors."
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
-    except LocalEntryNotFoundError:
-        message = "is no folder here and not in the hub's local cache, and the hub cannot be reached"
-    except (HfHubHTTPError, ValueError, OSError) as error:
-        message = f"is no folder here, and the hub says: {str(error).strip().splitlines()[0]}"
-    raise ModelError(message, where=name, hint="Check the spelling, or give a folder.") from None
 
 
 def resolve_model(model: str | Path, *, device: Any = None) -> tuple[Decoder, Any]:

@@ -75,13 +75,15 @@ def run(
     reporter: Reporter | None = None,
     stage_class: Callable[[str], Any] | None = None,
     stop_after: float | None = None,
+    lock_file: Path | None = None,
 ) -> RunResult:
     """Brings the stages of a recipe up to date and returns where they are.
 
     `recipe` is a shipped name, a path, a mapping or a `Recipe`. `until` stops after a stage (and what it needs), `only`
     touches these stages alone (their inputs have to be done), `fresh` throws away what there is of a stage first.
     `stage_class` maps a kind to its stage (default: the registry). `stop_after` seconds from now the run saves and
-    stops, at the next step of a training or before the next stage. Raises LuopanError; what is done stays.
+    stops, at the next step of a training or before the next stage. `lock_file`: where to write down what was run, if
+    not in the run's own `recipe.lock.yaml`. Raises LuopanError; what is done stays.
 
     Under torchrun every process calls this: rank 0 runs the recipe, the others help it to train, all get the result.
     """
@@ -96,6 +98,7 @@ def run(
             result: RunResult = mates.follow(stage_class, stop_at)
             return result
         job = _Job(loaded, Path(runs) / loaded.recipe.name, reporter or QuietReporter(), stage_class, mates, stop_at)
+        job.lock_file = lock_file or job.path / "recipe.lock.yaml"
         result = job.run(until, tuple(only), tuple(fresh))
         mates.dismiss(result)
         return result
@@ -112,6 +115,7 @@ class _Job:
     ready: dict[str, Artifact] = field(default_factory=dict)
     verified: set[str] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=versions)
+    lock_file: Path = Path()
 
     def run(self, until: str | None, only: tuple[str, ...], fresh: tuple[str, ...]) -> RunResult:
         stages: Mapping[str, Any] = self.loaded.recipe.stages
@@ -143,7 +147,8 @@ class _Job:
             raise ArtifactError(f"this folder cannot be made: {error.strerror}", where=self.path, hint=hint) from None
 
     def _write_lock_file(self) -> None:
-        file, text = self.path / "recipe.lock.yaml", lock_text(self.loaded, self.versions)
+        file, text = self.lock_file, lock_text(self.loaded, self.versions)
+        file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             atomic_write_text(file, text)
 

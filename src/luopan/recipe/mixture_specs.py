@@ -21,6 +21,7 @@ class TextSpec(TrainConfig, MixtureConfig):
     """Training on rows of running text: a part of the specs of `pretrain` and `midtrain`."""
 
     sequence_length: PositiveInt = Field(description="tokens in a row")
+    seed: int | None = Field(default=None, description="default: made of the recipe's seed and the stage's name")
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:

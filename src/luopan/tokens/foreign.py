@@ -29,7 +29,7 @@ _GPT2_PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 def open_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
     """The tokenizer at `path`, in any form that this module knows. Raises ModelError where there is none."""
-    place = _in_package(str(path)) if str(path).startswith(PACKAGE) else Path(path)
+    place = package_path(str(path)) if str(path).startswith(PACKAGE) else Path(path)
     try:
         if place.is_dir():
             for vocabulary, merges in _GPT2_PAIRS:
@@ -57,7 +57,8 @@ def is_foreign(path: Path | str) -> bool:
     return place.is_file() or (place.is_dir() and any((place / merges).is_file() for _, merges in _GPT2_PAIRS))
 
 
-def _in_package(reference: str) -> Path:
+def package_path(reference: str) -> Path:
+    """The file or folder that `package:NAME/PATH` names; ModelError where there is no such package."""
     name, _, inside = reference.removeprefix(PACKAGE).partition("/")
     try:
         found = importlib.util.find_spec(name) if name.isidentifier() else None

@@ -27,6 +27,7 @@ import numpy as np
 
 from luopan.errors import DataError
 
+_STRETCH, _RUN = 2048, 32  # rows that are sorted by length together, and that stay together when they are shuffled
 _UNITS = 1 << 40  # shares are whole numbers of these, so that counting rows is exact however long the run
 
 
@@ -190,13 +191,27 @@ class DataOrder:
 
 
 class PackedOrder:
-    """The order of a run over rows that are packed already (conversations): a fresh permutation every epoch."""
+    """The order of a run over rows that are packed already (conversations): a fresh permutation every epoch.
 
-    def __init__(self, num_rows: int, seed: int, name: str = "rows") -> None:
+    With `lengths` (tokens of each row) neighbours are of about one length: the permutation is taken `_STRETCH` rows at
+    a time, each stretch sorted by length and its runs of `_RUN` rows shuffled. So a batch of up to so many rows needs
+    little padding, long and short batches come in random order, and the order still knows nothing of the batch size.
+    """
+
+    def __init__(
+        self, num_rows: int, seed: int, name: str = "rows", lengths: Sequence[int] | np.ndarray | None = None
+    ) -> None:
         if num_rows < 1:
             raise DataError("there are no rows to train on")
         self.num_rows = num_rows
-        self._epoch = lru_cache(maxsize=2)(lambda epoch: permutation(num_rows, "rows", seed, name, epoch))
+        sizes = None if lengths is None else np.asarray(lengths)
+        assert sizes is None or len(sizes) == num_rows, (num_rows, len(sizes))
+
+        def order(epoch: int) -> np.ndarray:
+            drawn = permutation(num_rows, "rows", seed, name, epoch)
+            return drawn if sizes is None else _grouped(drawn, sizes, (seed, name, epoch))
+
+        self._epoch = lru_cache(maxsize=2)(order)
 
     def row(self, n: int) -> int:
         """Which packed row is the n-th of the run."""
@@ -206,6 +221,20 @@ class PackedOrder:
     def epochs(self, n: int) -> float:
         """How often the first `n` rows have seen each packed row, on average."""
         return n / self.num_rows
+
+
+def _grouped(drawn: np.ndarray, lengths: np.ndarray, key: tuple[object, ...]) -> np.ndarray:
+    """A permutation with rows of about one length side by side; see `PackedOrder`."""
+    parts = []
+    for start in range(0, len(drawn), _STRETCH):
+        stretch = drawn[start : start + _STRETCH]
+        stretch = stretch[np.argsort(lengths[stretch], kind="stable")]
+        runs = [stretch[place : place + _RUN] for place in range(0, len(stretch), _RUN)]
+        # A run that is cut short would shift all that follow it off the borders of batches: it goes last.
+        whole = len(stretch) // _RUN
+        shuffled = permutation(whole, "runs", *key, start) if whole else []
+        parts += [runs[int(number)] for number in shuffled] + runs[whole:]
+    return np.concatenate(parts)
 
 
 def _divided(shares: Mapping[str, int], n: int) -> dict[str, int]:
