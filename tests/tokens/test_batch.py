@@ -8,7 +8,7 @@ import torch
 
 from luopan.errors import DataError
 from luopan.tokens.batch import Doc, collate
-from luopan.tokens.example import IGNORE, Example
+from luopan.tokens.example import IGNORE, Example, share_prefix
 
 PAD = 9
 
@@ -109,3 +109,53 @@ def test_what_does_not_fit_is_refused() -> None:
         Example([1, 2], [1])
     with pytest.raises(AssertionError, match="values of old"):
         Example([1, 2], [1, 2], per_token={"old": [1.0]})
+
+
+def test_a_shared_prompt_by_hand() -> None:
+    trunk, branch = share_prefix([doc([1, 2, 3, 4], [2, 3], good=True), doc([1, 2, 8, 9], [2, 3], good=False)])
+    assert trunk == doc([1, 2, 3, 4], [2, 3], good=True)
+    assert (branch.input_ids, branch.labels, branch.prefix) == ([8, 9], [8, 9], 2)
+    assert branch.fields == {"good": False}
+    assert branch.num_trained == 2
+    batch = collate([[doc([5, 6], good=True), trunk, branch]], 10, PAD)
+    assert batch.input_ids.tolist() == [[5, 6, 1, 2, 3, 4, 8, 9, PAD, PAD]]
+    assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2, 3, 2, 3, 0, 0]]
+    assert batch.document_ids.tolist() == [[0, 0, 1, 1, 1, 1, 2, 2, -1, -1]]
+    assert (batch.num_tokens, batch.num_documents, batch.num_targets) == (8, 3, 5)
+    targets = batch.targets()
+    assert targets.sources.tolist() == [0, 3, 4, 3, 6]  # 8 comes after the trunk's 2, as 3 does
+    assert targets.ids.tolist() == [6, 3, 4, 8, 9]
+    assert targets.places.tolist() == [1, 4, 5, 6, 7]
+    assert [t.tolist() for t in batch.to("cpu").targets()] == [t.tolist() for t in targets]
+    fewer = replace(batch, labels=torch.where(batch.input_ids == 8, IGNORE, batch.labels))
+    assert fewer.targets().places.tolist() == [1, 4, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("documents", "prefixes"),
+    [
+        ([doc([1, 2, 3], [2]), doc([4, 2, 3], [2])], [0, 0]),  # nothing in common
+        ([doc([1, 2, 3], [1, 2]), doc([1, 2, 3], [2])], [0, 1]),  # what the trunk trains is not shared
+        ([doc([1, 2, 3], [2]), doc([1, 2, 3], [1, 2])], [0, 1]),  # nor what the branch trains
+        ([doc([1, 2, 3], []), doc([1, 2, 3], [])], [0, 2]),  # equal: one token remains
+        ([doc([1, 2, 3], []), doc([1, 2], [])], [0, 1]),
+        ([doc([1, 2], []), doc([1, 2, 3], [2])], [0, 2]),  # the trunk may be the shorter one
+        ([doc([1], []), doc([1], [])], [0, 0]),
+        ([doc([1, 2, 3], [2]), doc([4, 5], [1]), doc([4, 6], [1]), doc([1, 2], [1])], [0, 0, 1, 0]),
+        ([doc([1, 2, 3], [2]), doc([1, 2, 4], [2]), doc([1, 5, 4], [2]), doc([1, 2, 3, 3], [2, 3])], [0, 2, 1, 2]),
+    ],
+)
+def test_what_is_shared(documents: list[Example], prefixes: list[int]) -> None:
+    row = share_prefix(documents)
+    assert [one.prefix for one in row] == prefixes
+    alone = collate([[one] for one in documents], 5, PAD).targets()
+    together = collate([row], 20, PAD).targets()
+    assert together.ids.tolist() == alone.ids.tolist()
+    assert sum(one.num_trained for one in row) == len(alone.ids)
+
+
+def test_values_of_a_branch_stay_beside_its_tokens() -> None:
+    first = Doc(np.array([1, 2, 3]), np.array([-100, -100, 3]), per_token={"old": np.array([0.0, 0.0, -1.0])})
+    second = Doc(np.array([1, 2, 4]), np.array([-100, -100, 4]), per_token={"old": np.array([0.0, 0.0, -2.0])})
+    batch = collate([share_prefix([first, second])], 4, PAD)
+    assert batch.per_token["old"].tolist() == [[0.0, 0.0, -1.0, -2.0]]

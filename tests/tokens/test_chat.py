@@ -90,7 +90,7 @@ def test_training_tokens_and_mask_equal_apply_chat_template(tokenizer: PreTraine
         messages, thinking, keep = random_conversation(rng), rng.random() < 0.5, rng.random() < 0.7
         tools = [TOOL] if rng.random() < 0.2 else None
         ours = encode_chat(tokenizer, messages, enable_thinking=thinking, keep_thinking=keep, tools=tools,
-                           turns="all" if keep else "last")  # fmt: skip
+                           train_on="assistant" if keep else "last_turn")  # fmt: skip
         peer = tokenizer.apply_chat_template(
             messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True, enable_thinking=thinking,
             keep_thinking=keep,
@@ -134,7 +134,7 @@ def test_what_is_trained_by_hand(tokenizer: PreTrainedTokenizerFast) -> None:
         "<|im_start|>system\nS\n/think<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
         "⟦<think>\nR\n</think>\nA<|im_end|>⟧\n<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n⟦B<|im_end|>⟧\n"
     )
-    last = encode_chat(tokenizer, messages, enable_thinking=True, turns="last")
+    last = encode_chat(tokenizer, messages, enable_thinking=True, train_on="last_turn")
     assert last.input_ids == example.input_ids
     assert trained_text(tokenizer, last) == "B<|im_end|>"
     without = encode_chat(tokenizer, messages)
@@ -156,7 +156,7 @@ def test_a_turn_never_learns_not_to_think(tokenizer: PreTrainedTokenizerFast) ->
     messages = [user("U"), assistant("A", reasoning_content="R"), user("V"), assistant("B", reasoning_content="Q")]
     with pytest.raises(DataError, match="drops the thinking of an earlier turn"):
         encode_chat(tokenizer, messages, enable_thinking=True, keep_thinking=False)
-    last = encode_chat(tokenizer, messages, enable_thinking=True, keep_thinking=False, turns="last")
+    last = encode_chat(tokenizer, messages, enable_thinking=True, keep_thinking=False, train_on="last_turn")
     assert trained_text(tokenizer, last) == "<think>\nQ\n</think>\nB<|im_end|>"
     assert list(last.input_ids[: -len([x for x in last.labels if x != IGNORE]) - 1]) == encode_prompt(
         tokenizer, messages[:3], enable_thinking=True
@@ -377,7 +377,7 @@ def test_templates_without_generation_marks_train_on_the_same_text(tokenizer: Pr
         for i in (2, 4):
             prompt = encode_prompt(foreign, messages[:i])
             assert list(example.input_ids[: len(prompt)]) == prompt
-    assert trained_text(foreign, encode_chat(foreign, messages, turns="last")) == "B<|im_end|>"
+    assert trained_text(foreign, encode_chat(foreign, messages, train_on="last_turn")) == "B<|im_end|>"
 
 
 def test_templates_that_rewrite_earlier_turns_train_on_the_last(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -388,7 +388,7 @@ def test_templates_that_rewrite_earlier_turns_train_on_the_last(tokenizer: PreTr
     messages = [user("U"), assistant("A"), user("V"), assistant("B")]
     with pytest.raises(DataError, match="rewrites earlier turns"):
         encode_chat(foreign, messages)
-    example = encode_chat(foreign, messages, turns="last")
+    example = encode_chat(foreign, messages, train_on="last_turn")
     assert example.input_ids == foreign.apply_chat_template(messages, return_dict=False)
     assert trained_text(foreign, example) == "B<|im_end|>"
     prompt = encode_prompt(foreign, messages[:3])

@@ -37,8 +37,8 @@ class Batch:
     """B rows of T positions holding D documents.
 
     `labels` are aligned with `input_ids` (not shifted), -100 where nothing is learned. `document_ids` count through the
-    whole batch (0..D-1, -1 = padding), `position_ids` restart at each document. `per_token` values are [B, T] and
-    aligned with `input_ids`, `per_document` values are [D].
+    whole batch (0..D-1, -1 = padding), `position_ids` restart at each document, or go on from the shared prompt
+    (`luopan.model.branches`). `per_token` values are [B, T] and aligned with `input_ids`, `per_document` values [D].
     """
 
     input_ids: Tensor  # [B, T] int64
@@ -86,7 +86,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Positions that hold a token."""
+        """Positions that hold a token; a shared prompt counts once."""
         return int((self.document_ids != PADDING).sum())
 
     @property
@@ -97,28 +97,43 @@ class Batch:
     def targets(self) -> Targets:
         """Where something is learned, and what: N tokens, in the order of their places.
 
-        Never crosses the border of a document or row, never points into padding. Found once per
-        batch, on the device it was made on (`collate`: the CPU), because counting on a GPU would stall it.
+        Never crosses the border of a document or row, never points into padding. What follows a shared prompt comes
+        from the prompt's last token, so a source may stand there several times. Found once per batch, on the device it
+        was made on (`collate`: the CPU), because counting on a GPU would stall it.
         """
         if self._targets is None:
-            here, following = self.document_ids[:, :-1], self.document_ids[:, 1:]
-            learned = (here == following) & (here != PADDING) & (self.labels[:, 1:] != IGNORE)
-            row, column = learned.nonzero(as_tuple=True)
-            index = row * self.input_ids.shape[1] + column
-            object.__setattr__(self, "_targets", Targets(index, self.labels[row, column + 1], index + 1))
+            object.__setattr__(self, "_targets", self._find_targets())
         assert self._targets is not None
         return self._targets
+
+    def _find_targets(self) -> Targets:
+        here, following = self.document_ids[:, :-1], self.document_ids[:, 1:]
+        learned = (here == following) & (here != PADDING) & (self.labels[:, 1:] != IGNORE)
+        branches = self.layout.branches
+        if branches is None:
+            row, column = learned.nonzero(as_tuple=True)
+            index = row * self.input_ids.shape[1] + column
+            return Targets(index, self.labels[row, column + 1], index + 1)
+        labels = self.labels.flatten()
+        everywhere = torch.zeros_like(self.labels, dtype=torch.bool)
+        everywhere[:, 1:] = learned
+        everywhere = everywhere.flatten()
+        everywhere[branches.firsts] = labels[branches.firsts] != IGNORE
+        before = torch.arange(-1, len(labels) - 1, device=labels.device)
+        before[branches.firsts] = branches.sources
+        places = everywhere.nonzero().view(-1)
+        return Targets(before[places], labels[places], places)
 
 
 def collate(rows: Sequence[Sequence[Doc]], length: int, pad_id: int) -> Batch:
     """Lay the documents of each row end to end in `length` positions and pad the rest.
 
-    All documents must carry the same `per_token` and `fields` names. Raises DataError for a row that does not fit.
+    All documents must carry the same `per_token` and `fields` names; one with a `prefix` needs a trunk before it in its
+    row. Raises DataError for a row that does not fit.
     """
     shape = (len(rows), length)
     input_ids = np.full(shape, pad_id, np.int64)
     labels = np.full(shape, IGNORE, np.int64)
-    positions = np.zeros(shape, np.int64)
     documents = np.full(shape, PADDING, np.int64)
     docs = [doc for row in rows for doc in row]
     per_token = {name: np.zeros(shape, np.float32) for name in _same_names(docs, "per_token")}
@@ -132,18 +147,19 @@ def collate(rows: Sequence[Sequence[Doc]], length: int, pad_id: int) -> Batch:
             span = slice(start, start + len(doc))
             input_ids[b, span] = doc.input_ids
             labels[b, span] = doc.labels
-            positions[b, span] = np.arange(len(doc))
             documents[b, span] = number
             for name, grid in per_token.items():
                 grid[b, span] = doc.per_token[name]
             start, number = span.stop, number + 1
     document_ids = torch.from_numpy(documents)
+    prefixes = [doc.prefix for doc in docs] if any(doc.prefix for doc in docs) else ()
+    layout = Layout.packed(document_ids, prefixes)
     batch = Batch(
         input_ids=torch.from_numpy(input_ids),
         labels=torch.from_numpy(labels),
-        position_ids=torch.from_numpy(positions),
+        position_ids=layout.position_ids * (document_ids != PADDING),
         document_ids=document_ids,
-        layout=Layout.packed(document_ids),
+        layout=layout,
         per_token={name: torch.from_numpy(grid) for name, grid in per_token.items()},
         per_document={name: _column([doc.fields[name] for doc in docs]) for name in _same_names(docs, "fields")},
     )

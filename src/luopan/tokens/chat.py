@@ -10,7 +10,7 @@ saw when it learned. The rules that keep a model from going wrong silently are c
 - nothing is dropped: thinking that the template has no place for, unknown keys and pictures are errors.
 
 Templates without `{% generation %}` (most that come with downloaded models) work where each turn's prompt is a prefix
-of the whole text; those that rewrite earlier turns (Qwen3) only with `turns="last"`. Limit: earlier turns keep
+of the whole text; those that rewrite earlier turns (Qwen3) only with `train_on="last_turn"`. Limit: earlier turns keep
 their thinking in training (`keep_thinking`), at inference they lose it.
 """
 
@@ -41,7 +41,12 @@ __all__ = [
     "validate_messages",
 ]  # fmt: skip
 
-Turns = Literal["all", "last"]
+TrainOn = Literal["assistant", "last_turn", "all"]
+
+_SWITCH = re.compile(r"(?:\A|\s+)/(?:no_)?think\s*\Z")
+_ANSWER: Message = {"role": "assistant", "content": "b"}
+_CALL: Message = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,13 @@ def encode_chat(
     keep_thinking: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
     max_length: int | None = None,
-    turns: Turns = "all",
+    train_on: TrainOn = "assistant",
     where: str | None = None,
 ) -> Example:
     """One conversation as tokens and labels. Raises DataError where it breaks a rule of this module."""
     conversation = Conversation(messages, enable_thinking, tools, where)
     return encode_chats(
-        tokenizer, [conversation], keep_thinking=keep_thinking, max_length=max_length, turns=turns, strict=True
+        tokenizer, [conversation], keep_thinking=keep_thinking, max_length=max_length, train_on=train_on, strict=True
     ).examples[0]
 
 
@@ -98,20 +103,21 @@ def encode_chats(
     *,
     keep_thinking: bool = True,
     max_length: int | None = None,
-    turns: Turns = "all",
+    train_on: TrainOn = "assistant",
     strict: bool = False,
 ) -> EncodedChats:
     """Many conversations; those that cannot be used are set aside with a reason, or raised at once if `strict`.
 
-    `turns="last"` trains on the last assistant turn only. A conversation longer than `max_length` is never truncated,
-    because what is cut off is the stop token, or all there was to learn.
+    `train_on` says what is learnt: all assistant turns, the last one only, or every token, the user's too. A
+    conversation longer than `max_length` is never truncated here, because what would be cut off is the stop token, or
+    all there was to learn (`tokens.truncate` shortens at turns).
     """
     chat = _format(tokenizer)
     rendered: list[tuple[int, str | None, list[Piece]]] = []
     result = EncodedChats([], [])
     for index, row in enumerate(conversations):
         try:
-            rendered.append((index, row.where, chat.render_trained(row, keep_thinking, turns)))
+            rendered.append((index, row.where, chat.render_trained(row, keep_thinking, train_on)))
         except LuopanError as error:
             _refuse(result, index, row.where, error, strict)
     for (index, where, pieces), ids in zip(rendered, chat.encode([pieces for _, _, pieces in rendered]), strict=True):
@@ -120,6 +126,8 @@ def encode_chats(
         except LuopanError as error:
             _refuse(result, index, where, error, strict)
             continue
+        if train_on == "all":
+            example = Example(example.input_ids, example.input_ids)
         result.examples.append(example)
         result.kept.append(index)
     return result
@@ -178,7 +186,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The tokens on which generation stops: the end of a turn (if there is a chat template) and of a document."""
     ids = [tokenizer.eos_token_id]
     if tokenizer.chat_template:
-        ids.insert(0, end_of_turn_id(tokenizer))
+        ids = [*_format(tokenizer).turn_ends, *ids]
     return list(dict.fromkeys(i for i in ids if i is not None))
 
 
@@ -192,7 +200,12 @@ class _ChatFormat:
         self._plain = plain_backend(tokenizer)
         added = sorted((t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()), key=len)
         self._control = re.compile("|".join(re.escape(token) for token in reversed(added)) or "(?!)")
-        self.turn_end = self._find_turn_end()
+        self.turn_end = self._turn_end(_ANSWER)
+        self.turn_ends = [self.turn_end]
+        if "tool_calls" in template.source:
+            with suppress(LuopanError):  # a template that mentions calls to refuse them
+                self.turn_ends.append(self._turn_end(_CALL))
+        self.turn_ends = list(dict.fromkeys(self.turn_ends))
 
     def render(
         self, row: Conversation, messages: list[dict[str, Any]], keep_thinking: bool, *, prompt: bool = False
@@ -201,12 +214,21 @@ class _ChatFormat:
         if not self.template.knows_thinking and any("reasoning_content" in message for message in messages):
             hint = "use a template that renders reasoning_content, such as Luopan's own"
             raise DataError("the chat template has no place for thinking", where=row.where, hint=hint)
+        given = {**row.arguments, **({"tools": row.tools} if row.tools else {})}
+        if dropped := sorted(name for name, value in given.items() if value and name not in self.template.variables):
+            hint = "leave it out, or use a template that renders it (luopan template list)"
+            raise DataError(f"the chat template has no place for {', '.join(dropped)}", where=row.where, hint=hint)
         try:
             return self.template.render(
-                self._marked(messages),
+                [self._marked_message(message) for message in messages],
                 tools=self._marked(row.tools) if row.tools else None,
                 add_generation_prompt=prompt,
-                **{**self.specials, "enable_thinking": row.enable_thinking, "keep_thinking": keep_thinking},
+                **{
+                    **self.specials,
+                    **self._marked(row.arguments),
+                    "enable_thinking": row.enable_thinking,
+                    "keep_thinking": keep_thinking,
+                },
             )
         except DataError as error:
             raise DataError(error.message, where=row.where, hint=error.hint) from error
@@ -222,7 +244,7 @@ class _ChatFormat:
             return self._mark_turns(row, messages, pieces, spoken, keep_thinking)
         return pieces
 
-    def render_trained(self, row: Conversation, keep_thinking: bool, turns: Turns) -> list[Piece]:
+    def render_trained(self, row: Conversation, keep_thinking: bool, train_on: TrainOn) -> list[Piece]:
         """The whole conversation with its trained pieces, each of which follows exactly its own prompt."""
         validate_messages(row.messages, row.where)
         messages = normalise(row.messages)
@@ -237,13 +259,13 @@ class _ChatFormat:
             try:
                 pieces = self._mark_turns(row, messages, pieces, spoken, keep_thinking)
             except DataError:
-                if turns == "all":
+                if train_on != "last_turn":
                     raise
                 pieces = self._mark_turns(row, messages, pieces, spoken[-1:], keep_thinking)
-        if turns == "last":
+        if train_on == "last_turn":
             spoken = spoken[-1:]
         prompts = [joined(self.render(row, messages[:i], keep_thinking, prompt=True)) for i in spoken]
-        if turns == "last":
+        if train_on == "last_turn":
             pieces = _untrain_before(pieces, len(prompts[0]))
         self._check_prompts(pieces, prompts, row.where)
         if row.enable_thinking and any("reasoning_content" in messages[i] for i in spoken[:-1]):
@@ -271,7 +293,7 @@ class _ChatFormat:
             input_ids += tokens
             labels += tokens if piece.trained else [IGNORE] * len(tokens)
             closes = piece.trained and (number + 1 == len(pieces) or not pieces[number + 1].trained)
-            if closes and (not tokens or tokens[-1] != self.turn_end):
+            if closes and (not tokens or tokens[-1] not in self.turn_ends):
                 raise DataError(
                     "an assistant turn does not end on the stop token, so a model would never learn to stop"
                 )
@@ -291,9 +313,12 @@ class _ChatFormat:
         ends = [joined(self.render(row, messages[: i + 1], keep)) for i in spoken]
         return mark_turns(pieces, prompts, ends, row.where)
 
-    def _find_turn_end(self) -> int:
-        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        pieces = self.render_trained(Conversation(probe), True, "all")
+    def _turn_end(self, answer: Message) -> int:
+        """The token that a turn with this answer ends on."""
+        tools = [_TOOL] if "tool_calls" in answer else None
+        pieces = self.render_trained(
+            Conversation([{"role": "user", "content": "a"}, answer], False, tools), True, "assistant"
+        )
         trained = [tokens for piece, tokens in zip(pieces, self.encode([pieces])[0], strict=True) if piece.trained]
         if not trained or not trained[-1]:
             raise ModelError("the chat template trains on nothing", hint="put {% generation %} around the answer")
@@ -316,8 +341,18 @@ class _ChatFormat:
     ) -> None:
         """A trained turn must say all that it says when it is the newest: else it learns not to think when asked to."""
         if not all(text.startswith(joined(self.render(row, messages[: i + 1], keep))) for i in spoken):
-            hint = 'train on the last turn only (turns="last"), or keep_thinking=True with a template that knows it'
+            hint = (
+                "train on the last turn only (train_on: last_turn), or keep_thinking=True with a template that knows it"
+            )
             raise DataError("the chat template drops the thinking of an earlier turn", where=row.where, hint=hint)
+
+    def _marked_message(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The message with its text marked; a switch that ends a system prompt stays one."""
+        switch = _SWITCH.search(message["content"]) if message["role"] == "system" else None
+        marked: dict[str, Any] = self._marked(message)
+        if switch is None:
+            return marked
+        return {**marked, "content": self._marked(message["content"][: switch.start()]) + switch[0]}
 
     def _marked(self, value: Any) -> Any:
         """The same value, every control token in its strings marked as plain text."""

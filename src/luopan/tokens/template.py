@@ -15,17 +15,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from itertools import pairwise
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
 from luopan.errors import DataError, ModelError
+from luopan.tokens.templates import template_source
 
 _TRAINED, _END_TRAINED = "\udc00", "\udc01"  # around what the template puts inside {% generation %}
 PLAIN, END_PLAIN = "\udc02", "\udc03"  # around text that looks like a control token but is only text
@@ -85,6 +86,7 @@ class ChatTemplate:
                 f"the chat template is not valid Jinja: {error.message}", where=f"line {error.lineno}"
             ) from error
         self.source = source
+        self.variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
         self.marks_training = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self.knows_thinking = "reasoning_content" in source
 
@@ -120,7 +122,7 @@ def compile_template(source: str) -> ChatTemplate:
 
 def luopan_template() -> str:
     """The source of Luopan's own template."""
-    return resources.files("luopan.tokens").joinpath("templates/luopan.jinja").read_text(encoding="utf-8")
+    return template_source("luopan")
 
 
 def joined(pieces: Sequence[Piece]) -> str:
@@ -151,9 +153,7 @@ def mark_turns(pieces: Sequence[Piece], prompts: Sequence[str], ends: Sequence[s
     cuts: list[tuple[int, int]] = []
     for prompt, end in zip(prompts, ends, strict=True):
         if not (text.startswith(end) and end.startswith(prompt)):
-            hint = (
-                'train on the last turn only (turns="last"), or use a template with {% generation %} around the answer'
-            )
+            hint = "train on the last turn only (train_on: last_turn), or use a template with {% generation %} around the answer"
             raise DataError("the chat template rewrites earlier turns once others follow", where=where, hint=hint)
         cuts.append((len(prompt), len(end.rstrip())))
     marked, at = [], 0
