@@ -102,7 +102,7 @@ def their_step(arguments: argparse.Namespace, batch: Batch) -> Callable[[], None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     mask = batch.layout.mask()
     mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-    index, targets = batch.targets()
+    index, targets, _ = batch.targets()
 
     def step() -> None:
         logits = model(batch.input_ids, attention_mask=mask, position_ids=batch.position_ids).logits

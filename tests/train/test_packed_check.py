@@ -50,7 +50,7 @@ def test_attention_over_the_borders_is_stopped(monkeypatch: pytest.MonkeyPatch) 
 def test_weights_that_are_not_finite_are_named() -> None:
     broken = model()
     with torch.no_grad():
-        broken.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+        dict(broken.named_parameters())["layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
     with pytest.raises(TrainingError, match="not finite"):
         check_packed(broken, [[doc(1, 2, 3), doc(4, 5)]], 0, TRAINING, CPU)
 

@@ -20,6 +20,8 @@ VERBS = {
     "generate": "continue a prompt with a model",
     "chat": "talk to a model",
     "eval": "ask a model held-out questions and grade the answers",
+    "sweep": "train one stage with several settings and seeds, and compare",
+    "merge": "make one model out of the weights of several",
     "report": "rebuild a run's report, or show where a model came from",
     "corpus": "make a corpus, look at what was kept and rejected, try thresholds",
     "tokenizer": "look at a tokenizer, compare tokenizers on a text, add tokens to a model",

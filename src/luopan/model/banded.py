@@ -3,7 +3,9 @@
 A document longer than the window is cut into pieces of queries. A piece comes with its own keys and the window - 1
 keys before it, which one mask, the same for all pieces of a stack, narrows to the band; so T tokens cost about
 T * 2 * window scores, not T^2. The first piece of a document (or the whole of a shorter one) has nothing before it.
-Pieces of similar length are stacked as in `stacks.py`. Without a window each document is one piece.
+Pieces of similar length are stacked as in `stacks.py`. Without a window each document is one piece. What a branch sees
+of its trunk (`branches.py`) is, likewise, keys before its first piece; there the pieces of a stack differ in how many
+they have, and in their masks.
 
 Without sinks and soft caps a stack goes to scaled-dot-product attention, otherwise to `scored.py`.
 """
@@ -12,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luopan.model.branches import Branches
 from luopan.model.scored import attend_scored
-from luopan.model.stacks import similar, stack, unstack
+from luopan.model.stacks import Reuse, build_reuse, reuse_tokens, similar, stack, unstack
 
 # Shorter pieces than this cost more in calls than they save in scores.
 _SHORTEST_PIECE = 64
@@ -31,7 +35,7 @@ class Band:
     pieces: int
     length: int
     history: int
-    mask: Tensor  # bool [1, 1, length, history + length], True = may attend
+    mask: Tensor  # bool [1 or pieces, 1, length, history + length], True = may attend
     is_causal: bool  # the mask says no more than that
 
 
@@ -43,47 +47,97 @@ class Bands:
     take: Tensor  # [places of queries] -> token of the batch
     give: Tensor  # [B * T] -> place of the query
     padding: Tensor  # places of queries that hold no token
-    take_keys: Tensor | None  # [places of keys] -> token of the batch; None: the same as of the queries
+    keys: Reuse | None  # to places of keys; None: the same as of the queries
 
 
-def build_bands(starts: Sequence[int], lengths: Sequence[int], window: int | None) -> Bands:
+class _Piece(NamedTuple):
+    """Queries of one document, and the keys that lie before them: tokens counted over the flattened batch."""
+
+    first: int
+    length: int
+    before: int  # the first of the earlier keys
+    history: int  # how many there are
+
+
+def build_bands(
+    starts: Sequence[int], lengths: Sequence[int], window: int | None, branches: Branches | None = None
+) -> Bands:
     """Cut documents into pieces, stack pieces of similar length."""
-    pieces = sorted(_pieces(starts, lengths, window), key=lambda piece: (piece[2], -piece[1]))
-    groups: list[list[tuple[int, int, int]]] = []
-    for piece in pieces:
-        if groups and groups[-1][0][2] == piece[2] and similar(piece[1], groups[-1][0][1]):
-            groups[-1].append(piece)
-        else:
-            groups.append([piece])
-    takes, pads, keys, bands = [], [], [], []
+    groups = _groups(starts, lengths, window, branches)
+    takes, pads, keys, owns, extras, bands = [], [], [], [], [], []
     for group in groups:
-        length, history = group[0][1:]
-        first = torch.tensor([piece[0] for piece in group])[:, None]  # [pieces, 1]
-        size = torch.tensor([piece[1] for piece in group])[:, None]
+        length, history = max(piece.length for piece in group), max(piece.history for piece in group)
+        first, size, before, held = torch.tensor(group).t()[..., None]  # [pieces, 1] each
         step = torch.arange(-history, length)[None]  # [1, history + length], 0 at the first query
-        tokens = first + torch.minimum(step, size - 1)
+        # Earlier keys stand right before the queries; a piece that has fewer begins with padding.
+        tokens = torch.where(step < 0, before + (step + held).clamp_min(0), first + torch.minimum(step, size - 1))
+        own = (step >= 0) & (step < size)
         keys.append(tokens.view(-1))
+        owns.append(own.view(-1))
+        extras.append(((step < 0) & (step >= -held)).view(-1))
         takes.append(tokens[:, history:].reshape(-1))
-        pads.append((step[:, history:] >= size).view(-1))
+        pads.append(~own[:, history:].reshape(-1))
         mask = _band_mask(length, history, window)
+        if any(piece.history < history for piece in group):
+            mask = mask & (step >= -held)[:, None, None]
         bands.append(Band(len(group), length, history, mask, history == 0 and (window is None or length <= window)))
     take, is_padding = torch.cat(takes), torch.cat(pads)
     real = (~is_padding).nonzero().view(-1)
     give = torch.empty_like(real)
     give[take[real]] = real
     has_history = any(band.history for band in bands)
-    return Bands(tuple(bands), take, give, is_padding.nonzero().view(-1), torch.cat(keys) if has_history else None)
+    reuse = build_reuse(torch.cat(keys), torch.cat(owns), torch.cat(extras)) if has_history else None
+    return Bands(tuple(bands), take, give, is_padding.nonzero().view(-1), reuse)
 
 
-def _pieces(starts: Sequence[int], lengths: Sequence[int], window: int | None) -> Iterator[tuple[int, int, int]]:
-    """First token, queries and keys before them. A piece is at least as long as what it looks back on."""
-    for start, length in zip(starts, lengths, strict=True):
-        if window is None:
-            yield start, length, 0
-            continue
-        longest = max(window, _SHORTEST_PIECE)
-        for first in range(0, length, longest):
-            yield start + first, min(longest, length - first), window - 1 if first else 0
+def _groups(
+    starts: Sequence[int], lengths: Sequence[int], window: int | None, branches: Branches | None
+) -> list[list[_Piece]]:
+    """Pieces of similar length, with as many keys before them; or, where a branch begins, about as many."""
+    plain: list[_Piece] = []
+    continued: list[_Piece] = []
+    for document, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        pieces = _pieces(start, length, window)
+        prefix = 0 if branches is None else branches.prefixes[document]
+        if branches is not None and prefix:
+            history = prefix if window is None else min(prefix, window - 1)
+            before = starts[branches.trunks[document]] + prefix - history
+            # Later pieces are longer than their history: they do not reach the trunk.
+            continued.append(next(pieces)._replace(before=before, history=history))
+        plain += pieces
+    groups: list[list[_Piece]] = []
+    for piece in sorted(plain, key=lambda piece: (piece.history, -piece.length)):
+        if groups and groups[-1][0].history == piece.history and similar(piece.length, groups[-1][0].length):
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    return groups + _group_continued(continued)
+
+
+def _group_continued(pieces: list[_Piece]) -> list[list[_Piece]]:
+    """Longest first, each into the first group in which it pads little."""
+    groups: list[list[_Piece]] = []
+    for piece in sorted(pieces, key=lambda piece: (-piece.length, -piece.history)):
+        for group in groups:
+            longest = max(one.history for one in group)
+            near = similar(piece.history, longest) and similar(longest, piece.history)
+            if near and similar(piece.length, group[0].length):
+                group.append(piece)
+                break
+        else:
+            groups.append([piece])
+    return groups
+
+
+def _pieces(start: int, length: int, window: int | None) -> Iterator[_Piece]:
+    """The pieces of one document. A piece is at least as long as what it looks back on."""
+    if window is None:
+        yield _Piece(start, length, start, 0)
+        return
+    longest = max(window, _SHORTEST_PIECE)
+    for first in range(0, length, longest):
+        history = window - 1 if first else 0
+        yield _Piece(start + first, min(longest, length - first), start + first - history, history)
 
 
 def _band_mask(length: int, history: int, window: int | None) -> Tensor:
@@ -110,9 +164,9 @@ def attend_banded(
 
 
 def _take_keys(tokens: Tensor, bands: Bands) -> Tensor:
-    if bands.take_keys is None:
+    if bands.keys is None:
         return stack(tokens, bands.take, bands.give)
-    return tokens.index_select(0, bands.take_keys)  # a key may stand in two places: its gradients are added
+    return reuse_tokens(tokens, bands.keys)
 
 
 def _attend_band(q: Tensor, k: Tensor, v: Tensor, band: Band, sinks: Tensor | None, softcap: float | None) -> Tensor:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luopan.model.branches import Branches
+
 
 @functools.cache
 def _flex_function() -> Callable[..., Any] | None:
@@ -38,8 +40,13 @@ def flex_runs_on(query: Tensor) -> bool:
     return query.device.type == "cuda" and query.shape[-1] >= 16 and _flex_function() is not None
 
 
-def build_block_mask(document_index: Tensor, window: int | None) -> Any:
-    """document_index [B, T] -> the blocks of scores that are computed at all (`BlockMask`)."""
+def build_block_mask(
+    document_index: Tensor, window: int | None, branches: Branches | None = None, position_ids: Tensor | None = None
+) -> Any:
+    """document_index [B, T] -> the blocks of scores that are computed at all (`BlockMask`).
+
+    With `branches` also position_ids [B, T].
+    """
     from torch.nn.attention.flex_attention import create_block_mask
 
     batch, length = document_index.shape
@@ -48,7 +55,14 @@ def build_block_mask(document_index: Tensor, window: int | None) -> Any:
     def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (document_index[b, q] == document_index[b, k]) & (q >= k) & (q - k < reach)
 
-    return create_block_mask(visible, batch, None, length, length, device=str(document_index.device))
+    def visible_with_trunk(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        assert branches is not None and position_ids is not None
+        shared = (branches.trunk_index[b, q] == document_index[b, k]) & (position_ids[b, k] < branches.prefix[b, q])
+        own = (document_index[b, q] == document_index[b, k]) & (q >= k)
+        return (own | shared) & (position_ids[b, q] - position_ids[b, k] < reach)
+
+    rule = visible if branches is None else visible_with_trunk
+    return create_block_mask(rule, batch, None, length, length, device=str(document_index.device))
 
 
 def attend_flex(

@@ -19,6 +19,20 @@ from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True, eq=False)
+class Reuse:
+    """A gather in which a token may stand in several places: keys that more than one piece of queries sees."""
+
+    take: Tensor  # [places] -> token of the batch
+    give: Tensor  # [B * T] -> one place of the token
+    again: tuple[tuple[Tensor, Tensor], ...]  # (tokens, further places of them), no token twice in one pair
+
+    def to(self, device: torch.device) -> Reuse:
+        """On `device`."""
+        again = tuple((tokens.to(device), places.to(device)) for tokens, places in self.again)
+        return Reuse(self.take.to(device), self.give.to(device), again)
+
+
+@dataclass(frozen=True, eq=False)
 class Stacks:
     """Where each token of [B * T] goes: stacks [(documents, length)], and the gathers there and back."""
 
@@ -61,6 +75,24 @@ def build_stacks(starts: Sequence[int], lengths: Sequence[int]) -> Stacks:
     return Stacks(tuple(shapes), take, give, is_padding.nonzero().view(-1))
 
 
+def build_reuse(take: Tensor, own: Tensor, extra: Tensor) -> Reuse:
+    """`take` [places] -> token; `own`, `extra` bool [places]: each token's first place, and its further ones.
+
+    What is in neither is padding, and learns nothing.
+    """
+    places = own.nonzero().view(-1)
+    give = torch.empty_like(places)
+    give[take[places]] = places
+    further = extra.nonzero().view(-1)
+    further = further[torch.argsort(take[further], stable=True)]
+    tokens = take[further]
+    order = torch.arange(len(tokens))
+    begins = torch.ones_like(tokens, dtype=torch.bool)
+    torch.ne(tokens[1:], tokens[:-1], out=begins[1:])
+    level = order - torch.where(begins, order, 0).cummax(0).values if len(tokens) else order
+    return Reuse(take, give, tuple((tokens[level == n], further[level == n]) for n in level.unique().tolist()))
+
+
 class _Stack(torch.autograd.Function):
     """Tokens of the batch to places in stacks. Both directions are gathers: no scatter, no zeroed buffer."""
 
@@ -87,6 +119,31 @@ class _Unstack(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         take, padding = ctx.saved_tensors
         return grad.index_select(0, take).index_fill_(0, padding, 0.0), None, None, None
+
+
+class _Reuse(torch.autograd.Function):
+    """Back by one gather and an addition for each further place, in a fixed order on every device.
+
+    For 6,000 places of 256 numbers that takes 0.6 ms, the gradient of `index_select` 6.7 ms (one thread).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, reuse: Reuse) -> Tensor:
+        ctx.reuse = reuse
+        return tokens.index_select(0, reuse.take)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        tokens = grad.index_select(0, ctx.reuse.give)
+        for again, places in ctx.reuse.again:
+            tokens.index_add_(0, again, grad.index_select(0, places))
+        return tokens, None
+
+
+def reuse_tokens(tokens: Tensor, reuse: Reuse) -> Tensor:
+    """tokens [B * T, ...] -> [places, ...]."""
+    return _Reuse.apply(tokens, reuse)
 
 
 def stack(tokens: Tensor, take: Tensor, give: Tensor) -> Tensor:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from luopan.model.branches import Branches
+from luopan.model.stacks import Reuse, build_reuse, reuse_tokens
 
 
 @functools.cache
@@ -29,12 +34,44 @@ def varlen_runs_on(query: Tensor) -> bool:
     return query.device.type == "cuda" and fits and _varlen_function() is not None
 
 
+@dataclass(frozen=True, eq=False)
+class VarlenKeys:
+    """Keys of a batch with branches: of every document those of the trunk that it continues, then its own."""
+
+    reuse: Reuse
+    offsets: Tensor  # [documents + 1] int32, where each document's keys begin
+    longest: int
+
+
+def build_varlen_keys(starts: Sequence[int], lengths: Sequence[int], branches: Branches) -> VarlenKeys:
+    """On the CPU; move it with `moved`."""
+    spans = []
+    for start, length, trunk, prefix in zip(starts, lengths, branches.trunks, branches.prefixes, strict=True):
+        spans += [torch.arange(starts[trunk], starts[trunk] + prefix), torch.arange(start, start + length)]
+    own = torch.arange(len(spans)).remainder(2).bool().repeat_interleave(torch.tensor([len(span) for span in spans]))
+    sizes = torch.tensor([prefix + length for prefix, length in zip(branches.prefixes, lengths, strict=True)])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]).to(torch.int32)
+    return VarlenKeys(build_reuse(torch.cat(spans), own, ~own), offsets, int(sizes.max()))
+
+
+def moved(keys: VarlenKeys, device: torch.device) -> VarlenKeys:
+    """On `device`."""
+    return VarlenKeys(keys.reuse.to(device), keys.offsets.to(device), keys.longest)
+
+
 def attend_varlen(
-    query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, longest: int, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offsets: Tensor,
+    longest: int,
+    window: int | None = None,
+    keys: VarlenKeys | None = None,
 ) -> Tensor:
     """query [B, H, T, D], key and value [B, Hkv, T, D], documents at `offsets` of the flattened batch.
 
-    A token sees the `window` latest tokens of its document, itself included, or all of them.
+    A token sees the `window` latest tokens of its document, itself included, or all of them. With `keys` a document
+    has more keys than queries; flash attention lets the last query see the last key, which is what is wanted.
     """
     found = _varlen_function()
     assert found is not None
@@ -48,5 +85,9 @@ def attend_varlen(
         else:
             key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
     flat = [x.transpose(1, 2).reshape(batch * length, x.shape[1], size) for x in (query, key, value)]
-    out = function(*flat, offsets, offsets, longest, longest, **options)
+    if keys is None:
+        out = function(*flat, offsets, offsets, longest, longest, **options)
+    else:
+        flat[1:] = [reuse_tokens(x, keys.reuse) for x in flat[1:]]
+        out = function(*flat, offsets, keys.offsets, longest, keys.longest, **options)
     return out.view(batch, length, heads, size).transpose(1, 2)

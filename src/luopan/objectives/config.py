@@ -5,39 +5,119 @@ A recipe can be refused at once with these checks; the losses call the same ones
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from luopan.errors import RecipeError
 
-PreferenceLossType = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"]
+PreferenceLossType = Literal[
+    "sigmoid", "robust", "hinge", "ipo", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "orpo", "simpo",
+    "sft", "kto",
+]  # fmt: skip
 PolicyLossType = Literal["dapo", "grpo", "dr_grpo", "bnpo"]
 AdvantageScale = Literal["group", "batch", "none"]
 
+SMOOTHED = ("sigmoid", "robust", "exo_pair")
+"""Losses that read label_smoothing."""
+REFERENCE_FREE = ("orpo", "simpo", "sft")
+"""Losses that need no reference model."""
+DEFAULT_GAMMA = 0.5
 
-def check_preference(loss_type: str, beta: float, label_smoothing: float = 0.0, nll_coef: float = 0.0) -> None:
-    """Refuse a combination of DPO's knobs that cannot work or in which one of them would do nothing (RecipeError)."""
-    _check_choice("loss_type", loss_type, get_args(PreferenceLossType))
+
+def loss_types(loss_type: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several as a tuple."""
+    return (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
+
+
+def needs_reference(loss_type: str | Sequence[str]) -> bool:
+    """Whether any of the losses reads the reference's log-probabilities."""
+    return any(name not in REFERENCE_FREE for name in loss_types(loss_type))
+
+
+def check_preference(
+    loss_type: str | Sequence[str],
+    beta: float,
+    label_smoothing: float = 0.0,
+    nll_coef: float = 0.0,
+    *,
+    loss_weights: Sequence[float] | None = None,
+    simpo_gamma: float | None = None,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> None:
+    """Refuse a combination of the knobs that cannot work or in which one of them would do nothing (RecipeError)."""
+    names = loss_types(loss_type)
+    _check_names(names, loss_weights)
     if not beta > 0:
         raise RecipeError(
             f"beta is {beta}, it must be above 0", hint="0.1 is usual; higher stays closer to the reference"
         )
+    _check_smoothing(names, label_smoothing)
+    if nll_coef < 0:
+        raise RecipeError(f"nll_coef is {nll_coef}, it must not be negative")
+    for name, why in (("sft", "is the same term"), ("orpo", "holds that term already"), ("kto", "has no pairs")):
+        if nll_coef and name in names:
+            raise RecipeError(f"nll_coef {nll_coef} does not go with loss_type {name!r}, which {why}", hint="remove it")
+    if simpo_gamma is not None and "simpo" not in names:
+        raise RecipeError(f"simpo_gamma {simpo_gamma} has no effect without loss_type simpo", hint="remove it")
+    if simpo_gamma is not None and not simpo_gamma >= 0:
+        raise RecipeError(f"simpo_gamma is {simpo_gamma}, it must not be negative", hint="the margin asked for, 0 to 2")
+    for key, weight in (("desirable_weight", desirable_weight), ("undesirable_weight", undesirable_weight)):
+        if not weight > 0:
+            raise RecipeError(f"{key} is {weight}, it must be above 0", hint="leave out the examples instead")
+        if weight != 1.0 and "kto" not in names:
+            raise RecipeError(f"{key} {weight} has no effect without loss_type kto", hint="remove it")
+
+
+def _check_names(names: tuple[str, ...], weights: Sequence[float] | None) -> None:
+    """Known losses, each once, that can be added up, and as many weights above 0."""
+    if not names:
+        raise RecipeError("loss_type names no loss", hint="sigmoid is DPO")
+    for name in names:
+        _check_choice("loss_type", name, get_args(PreferenceLossType))
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise RecipeError(f"loss_type names {doubled[0]!r} twice", hint="give it a larger weight in loss_weights")
+    if names == ("sft",):
+        raise RecipeError(
+            "loss_type 'sft' alone never looks at the rejected answers",
+            hint="add it to a preference loss, as in [sigmoid, sft], or use an sft stage",
+        )
+    if "kto" in names and len(names) > 1:
+        raise RecipeError("loss_type 'kto' learns from single answers and the others from pairs", hint="use one")
+    if "orpo" in names and "sft" in names:
+        raise RecipeError("loss_type 'orpo' holds the term of 'sft' already", hint="remove sft")
+    if weights is None:
+        return
+    if len(names) == 1:
+        raise RecipeError(
+            "loss_weights with a single loss only scales it, which the optimizer undoes", hint="set learning_rate"
+        )
+    if len(weights) != len(names):
+        raise RecipeError(f"{len(names)} losses and {len(weights)} loss_weights", hint="give one weight for each loss")
+    if idle := [name for name, weight in zip(names, weights) if not weight > 0]:
+        raise RecipeError(f"the weight of {idle[0]!r} is not above 0", hint="remove the loss from loss_type")
+
+
+def _check_smoothing(names: tuple[str, ...], label_smoothing: float) -> None:
     if not 0 <= label_smoothing < 0.5:
         raise RecipeError(
             f"label_smoothing is {label_smoothing}, it must be in [0, 0.5)",
             hint="it is the share of pairs whose order is believed to be wrong",
         )
-    if label_smoothing and loss_type not in ("sigmoid", "robust"):
+    if label_smoothing and not set(names) & set(SMOOTHED):
         raise RecipeError(
-            f"label_smoothing {label_smoothing} has no effect with loss_type {loss_type!r}",
-            hint="remove it, or use loss_type sigmoid or robust",
+            f"label_smoothing {label_smoothing} has no effect with loss_type {', '.join(map(repr, names))}",
+            hint=f"remove it, or use one of {', '.join(SMOOTHED)}",
         )
-    if loss_type == "robust" and not label_smoothing:
+    if "robust" in names and not label_smoothing:
         raise RecipeError(
             "loss_type 'robust' without label_smoothing is 'sigmoid'",
             hint="set label_smoothing to the share of wrong pairs, or use loss_type sigmoid",
         )
-    if nll_coef < 0:
-        raise RecipeError(f"nll_coef is {nll_coef}, it must not be negative")
+    if "exo_pair" in names and not label_smoothing:
+        raise RecipeError(
+            "loss_type 'exo_pair' without label_smoothing is infinite", hint="set label_smoothing, 0.001 is usual"
+        )
 
 
 def check_policy(

@@ -5,13 +5,13 @@ No torch is imported here.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from luopan.model.adapter_config import AdapterConfig
 from luopan.recipe.epochs import MODEL_KINDS, EpochConfig
-from luopan.recipe.parts import ChatSource, ChatSuite, Spec
+from luopan.recipe.parts import ChatSource, ChatSuite, Spec, check_weights
 
 
 class ImportSpec(Spec):
@@ -27,7 +27,6 @@ class ImportSpec(Spec):
     add_tokens: tuple[str, ...] = Field(
         default=(), description="new tokens; their embeddings begin as the mean of the pieces they were cut into"
     )
-    stop_token: str | None = Field(default=None, description="the token that ends a turn; default: the template's")
     pad_token: str | None = Field(default=None, description="default: the tokenizer's, or an unused token")
     suite: ChatSuite = ChatSuite()
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -58,3 +57,10 @@ class SftSpec(EpochConfig):
     corpus: str | None = Field(default=None, description="curate stage: measures what fine-tuning forgets")
     eval_bytes: PositiveInt = 60_000
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS, "corpus": ("curate",)}
+
+    @model_validator(mode="after")
+    def _data_fits(self) -> Self:
+        check_weights(self.data)
+        if self.packing and self.group_by_length:
+            raise ValueError("group_by_length has no effect with packing: rows are full")
+        return self

@@ -145,6 +145,7 @@ class GrpoSpec(TrainConfig):
     spike_sigma: float | None = Field(default=None, gt=0, description="as elsewhere, but not unless asked for")
     test_cases: int = Field(default=100, ge=0, description="held-out prompts per task, answered num_generations times")
     suite: ChatSuite = ChatSuite()
+    seed: int | None = Field(default=None, description="default: made of the recipe's seed and the stage's name")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
 
     @property
@@ -260,7 +261,7 @@ class Recipe(Spec):
                         f"stages.{name}.model.vocab_size is {spec.model.vocab_size}, but {spec.tokenizer} makes "
                         f"{tokenizer.vocab_size} tokens; set both to the same"
                     )
-            elif isinstance(spec, SftSpec | PreferenceSpec | GrpoSpec):
+            elif isinstance(spec, SftSpec | PreferenceSpec | RewardSpec | GrpoSpec):
                 context = self._context(spec.model)
                 if context is not None and spec.max_length > context:
                     raise ValueError(
@@ -304,6 +305,9 @@ class Recipe(Spec):
                 return max(longest, spec.model.max_position_embeddings)
             if isinstance(spec, MidtrainSpec):
                 longest = max(longest, spec.sequence_length)
+            if isinstance(spec, MergeSpec):
+                name = spec.models[0]  # merged models have one shape
+                continue
             if not isinstance(spec, MidtrainSpec | SftSpec | PreferenceSpec | GrpoSpec):
                 return None
             name = spec.model

@@ -16,11 +16,13 @@ from luopan.model.decoder import Decoder
 from luopan.recipe.epochs import EpochConfig
 from luopan.report.data import Note, StageReport
 from luopan.stages.base import Workspace
+from luopan.stages.packed import PackedFeed
 from luopan.tokens.chat import stop_ids
 from luopan.tokens.tokenizer import load_tokenizer, save_tokenizer
 from luopan.train.config import TrainConfig
 from luopan.train.device import pick_device, tune_allocator
 from luopan.train.loop import Feed, FitResult, Hook, LossFn, fit
+from luopan.train.packed_check import check_packed
 from luopan.train.ranks import leave_to_leader
 from luopan.train.schedule import steps_for_rows
 
@@ -96,7 +98,12 @@ def train(
     hooks: Sequence[Hook] = (),
     branch: Path | None = None,
 ) -> FitResult:
-    """`fit` in a stage's folder, with its seed, progress and deadline. Of several processes rank 0 alone comes back."""
+    """`fit` in a stage's folder, with its seed, progress and deadline. Of several processes rank 0 alone comes back.
+
+    Packed rows are checked first: TrainingError where their documents see each other.
+    """
+    if isinstance(feed, PackedFeed):
+        check_packed(chat.model, feed.rows, chat.pad_id, config, chat.device)
     result = fit(
         chat.model,
         feed,
@@ -115,13 +122,13 @@ def train(
 
 
 def training_report(
-    kind: str, name: str, chat: Chat, result: FitResult, length: int, *, notes: Sequence[str] = (), **parts: Any
+    kind: str, name: str, chat: Chat, result: FitResult, length: int, *, notes: Sequence[str | Note] = (), **parts: Any
 ) -> StageReport:
     """A training stage's part of the report: its own `parts`, and what every training says of its cost."""
     return StageReport(
         kind=kind,
         name=name,
-        notes=[Note(text=text) for text in (*result.notes, *notes)],
+        notes=[note if isinstance(note, Note) else Note(text=note) for note in (*result.notes, *notes)],
         flops=training_flops(chat.model, result.tokens, length),
         tokens=result.tokens,
         parameters=chat.model.config.num_parameters(),

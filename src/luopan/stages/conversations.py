@@ -8,9 +8,9 @@ because a source with one per cent of the rows may well have eleven per cent of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +20,195 @@ from luopan.corpus.skills import Case, contaminate, converse, generate_cases
 from luopan.errors import DataError
 from luopan.recipe.parts import ChatSource
 from luopan.report.data import Cell, SetAside, Table
-from luopan.stages.rows import read_rows
-from luopan.tokens.chat import Conversation, encode_chats
-from luopan.tokens.example import Example
+from luopan.stages.chat_weights import by_tokens
+from luopan.stages.rows import read_source
+from luopan.tokens.chat import Conversation, TrainOn, encode_chats, encode_text
+from luopan.tokens.convert import convert
+from luopan.tokens.example import IGNORE, Example
+from luopan.tokens.formats import ChatRow, TextRow, recognise
+from luopan.tokens.truncate import Encode, Truncation, cut, shorten
 
 
 @dataclass
 class ChatData:
-    """Encoded conversations with their sources, and (where, reason) of what was set aside."""
+    """Encoded conversations with their sources, and (where, reason) of what was set aside.
+
+    `formats` says how each source of the user's was read, `shortened` what truncation did, `thinks` the mode of each.
+    """
 
     examples: list[Example] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     set_aside: list[tuple[str, str]] = field(default_factory=list)
+    thinks: list[bool] = field(default_factory=list)
+    formats: list[str] = field(default_factory=list)
+    shortened: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def add(self, example: Example, source: str, turns: int, thinks: bool = False) -> None:
+        """One more conversation."""
+        self.examples.append(example)
+        self.sources.append(source)
+        self.turns.append(turns)
+        self.thinks.append(thinks)
+
+    def only(self, numbers: Sequence[int]) -> None:
+        """Keep these, in this order; a number may come again."""
+        for name in ("examples", "sources", "turns", "thinks"):
+            values = getattr(self, name)
+            setattr(self, name, [values[number] for number in numbers])
 
 
 def chat_data(
-    tokenizer: Any, sources: Iterable[ChatSource], *, seed: int, max_length: int, multi_turn: float = 0.0
+    tokenizer: Any,
+    sources: Sequence[ChatSource],
+    *,
+    seed: int,
+    max_length: int,
+    multi_turn: float = 0.0,
+    train_on: TrainOn = "assistant",
+    truncation: Truncation = "drop",
 ) -> ChatData:
     """All conversations of a mixture as tokens and labels; DataError if none is left to train on."""
     data = ChatData()
-    from_skills: list[tuple[str, Case]] = []
-    named: list[tuple[str, Conversation]] = []
+    from_skills: list[tuple[int, Case]] = []
+    named: list[tuple[int, Conversation]] = []
+    texts: list[tuple[int, TextRow]] = []
     for number, source in enumerate(sources):
-        if source.path is not None:
-            named += _from_file(Path(source.path), source.examples, data)
+        if source.skill is None:
+            _from_rows(number, source, data, named, texts)
         else:
-            from_skills += [(source.name, case) for case in skill_cases(source, seed + number)]
+            from_skills += [(number, case) for case in skill_cases(source, seed + number)]
     cases = [case for _, case in from_skills]
     if multi_turn:  # skill cases only: the user's conversations are as long as they are
         cases = converse(cases, multi_turn, seed=seed, context=cases)
+    names = [_label(source) for source in sources]
     named += [
-        (name, _conversation(case, f"{name} #{i}")) for i, ((name, _), case) in enumerate(zip(from_skills, cases))
+        (number, _conversation(case, f"{names[number]} #{i}"))
+        for i, ((number, _), case) in enumerate(zip(from_skills, cases))
     ]
-    encoded = encode_chats(tokenizer, [conversation for _, conversation in named], max_length=max_length)
-    data.set_aside += [(item.where or f"row {item.index}", item.reason) for item in encoded.set_aside]
-    if not encoded.examples:
-        where, reason = data.set_aside[0]
+    numbers = _encode(tokenizer, named, names, data, max_length, train_on, truncation)
+    numbers += _encode_text(tokenizer, texts, names, data, max_length, truncation)
+    if not data.examples:
+        where, reason = data.set_aside[0] if data.set_aside else (names[0], "there is none")
         raise DataError(f"no conversation is left to train on; the first was set aside: {reason}", where=where)
-    data.examples = encoded.examples
-    data.sources = [named[i][0] for i in encoded.kept]
-    data.turns = [sum(m["role"] == "assistant" for m in named[i][1].messages) for i in encoded.kept]
+    if any(source.weight is not None for source in sources):
+        chosen = by_tokens(
+            [len(example) for example in data.examples],
+            numbers,
+            [float(source.weight or 0) for source in sources],
+            [source.max_epochs for source in sources],
+            seed,
+        )
+        kept = Counter(data.sources)
+        data.only(chosen)
+        data.left_out = dict(kept - Counter(data.sources))
     return data
+
+
+def _label(source: ChatSource) -> str:
+    return Path(source.path).name if source.path is not None else source.name
+
+
+def _encode(
+    tokenizer: Any,
+    named: Sequence[tuple[int, Conversation]],
+    names: Sequence[str],
+    data: ChatData,
+    max_length: int,
+    train_on: TrainOn,
+    truncation: Truncation,
+) -> list[int]:
+    """Add conversations to `data`; the source of each that was added."""
+    rows = [row for _, row in named]
+    encoded = encode_chats(tokenizer, rows, train_on=train_on)
+    data.set_aside += [(item.where or f"row {item.index}", item.reason) for item in encoded.set_aside]
+
+    def again(row: Conversation) -> Example | None:
+        examples = encode_chats(tokenizer, [row], train_on=train_on).examples
+        return examples[0] if examples else None
+
+    numbers = []
+    for place, example in zip(encoded.kept, encoded.examples, strict=True):
+        number, row = named[place]
+        pieces = [example]
+        if len(example) > max_length:
+            pieces = _shortened(row, example, max_length, truncation, again, data)
+        for piece in pieces:
+            data.add(piece, names[number], sum(m["role"] == "assistant" for m in row.messages), row.enable_thinking)
+            numbers.append(number)
+    return numbers
+
+
+def _shortened(
+    row: Conversation, example: Example, max_length: int, truncation: Truncation, again: Encode, data: ChatData
+) -> list[Example]:
+    found = shorten(row, example, max_length, truncation, again)
+    if not found.examples:
+        reason = f"a conversation of {len(example)} tokens is longer than max_length {max_length}"
+        data.set_aside.append((row.where or "", reason))
+        return []
+    data.shortened["conversations"] += 1
+    data.shortened["pieces"] += len(found.examples)
+    data.shortened["tokens lost"] += found.lost
+    return found.examples
+
+
+def _encode_text(
+    tokenizer: Any,
+    texts: Sequence[tuple[int, TextRow]],
+    names: Sequence[str],
+    data: ChatData,
+    max_length: int,
+    truncation: Truncation,
+) -> list[int]:
+    """Texts without a template, ended by the end-of-document token; behind a prompt only what follows is learnt."""
+    numbers = []
+    for number, row in texts:
+        example = encode_text(tokenizer, row.text)
+        if row.prompt:
+            prompt = list(encode_text(tokenizer, row.prompt).input_ids)[:-1]
+            ids = list(example.input_ids)
+            example = Example([*prompt, *ids], [IGNORE] * len(prompt) + ids)
+        pieces = [example]
+        if len(example) > max_length:
+            pieces = cut(example, max_length) if truncation == "split_tokens" else []
+            if not pieces:
+                data.set_aside.append((row.where, f"a text of {len(example)} tokens is longer than max_length {max_length}"))
+        for piece in pieces:
+            if piece.num_trained:
+                data.add(piece, names[number], 0)
+                numbers.append(number)
+    return numbers
+
+
+def _from_rows(
+    number: int,
+    source: ChatSource,
+    data: ChatData,
+    named: list[tuple[int, Conversation]],
+    texts: list[tuple[int, TextRow]],
+) -> None:
+    """The rows of a source in the one form; how it was read is noted, rows that do not fit are set aside."""
+    rows = list(read_source(source))
+    sound = [row for row in rows if row.values is not None]
+    data.set_aside += [(row.where, row.fault) for row in rows if row.values is None]
+    if not sound:
+        return
+    form = recognise([row.values or {} for row in sound], source.name, source.format)
+    if form.kind not in ("chat", "text"):
+        raise DataError(f"holds {form.name} data, which a preference stage reads", where=source.name)
+    data.formats.append(f"{form.sentence(_label(source))}; {len(rows):,} rows")
+    for row in sound:
+        found = convert(row.values or {}, form, row.where, as_text=source.as_text)
+        if isinstance(found, str):
+            data.set_aside.append((row.where, found))
+        elif isinstance(found, TextRow):
+            texts.append((number, found))
+        elif isinstance(found, ChatRow):
+            said = found.extras
+            thinks = bool(said.enable_thinking) if source.mode is None else source.mode == "think"
+            named.append((number, Conversation(found.messages, thinks, said.tools, row.where, said.arguments)))
 
 
 def skill_cases(source: ChatSource, seed: int) -> list[Case]:
@@ -74,34 +221,6 @@ def skill_cases(source: ChatSource, seed: int) -> list[Case]:
 
 def _conversation(case: Case, where: str) -> Conversation:
     return Conversation(case.conversation(), case.enable_thinking, None, where)
-
-
-def _from_file(path: Path, limit: int | None, data: ChatData) -> list[tuple[str, Conversation]]:
-    """Rows with a `messages` column; `chat_template_kwargs.enable_thinking` and `tools` are honoured."""
-    found = []
-    for row in islice(read_rows(path), limit):
-        values = row.values or {}
-        fault = row.fault or odd_columns(values)
-        if fault:
-            data.set_aside.append((row.where, fault))
-            continue
-        thinking = bool((values.get("chat_template_kwargs") or {}).get("enable_thinking", False))
-        found.append((path.name, Conversation(values["messages"], thinking, values.get("tools") or None, row.where)))
-    return found
-
-
-def odd_columns(row: dict[str, Any]) -> str:
-    """What is wrong with the columns of a chat row, "" if nothing is."""
-    arguments = row.get("chat_template_kwargs")
-    if not isinstance(row.get("messages"), list):
-        return "no list in the column `messages`"
-    if arguments is not None and not isinstance(arguments, dict):
-        return "`chat_template_kwargs` is not an object"
-    if not isinstance((arguments or {}).get("enable_thinking", False), bool):
-        return "`enable_thinking` is neither true nor false"
-    if row.get("tools") and not isinstance(row["tools"], list):
-        return "`tools` is not a list"
-    return ""
 
 
 def by_reason(set_aside: Sequence[tuple[str, str]], stage: str, unit: str, of: int) -> list[SetAside]:
@@ -129,11 +248,39 @@ def set_aside_note(data: ChatData) -> str | None:
     return f"{len(data.set_aside)} of {total} conversations are set aside, such as {where}: {reason}"
 
 
+def data_notes(data: ChatData) -> list[str]:
+    """How the user's sources were read, what truncation did, what the mixture leaves out: a sentence each."""
+    notes = list(data.formats)
+    if data.shortened:
+        done = data.shortened
+        notes.append(
+            f"{done['conversations']:,} conversations were longer than max_length and became {done['pieces']:,} pieces; "
+            f"{done['tokens lost']:,} tokens are lost."
+        )
+    for name, rows in data.left_out.items():
+        notes.append(f"{name}: {rows:,} rows are left out for the mixture's weights.")
+    total = len(data.examples) + len(data.set_aside)
+    if len(data.set_aside) * 2 > total:
+        notes.append(f"More than half of the rows are set aside: {len(data.set_aside):,} of {total:,}. Look at the reasons.")
+    return notes
+
+
 def mixture_table(data: ChatData) -> Table:
     """Rows, tokens and lengths per source; columns as in the Smol Training Playbook's table of its SFT mixture."""
+    return _table(data, "Mixture", "source", np.array(data.sources))
+
+
+def mode_table(data: ChatData) -> Table | None:
+    """The same with and without thinking; None where there is only one mode."""
+    if len(set(data.thinks)) < 2:
+        return None
+    return _table(data, "Mixture by mode", "mode", np.where(np.array(data.thinks), "think", "no_think"))
+
+
+def _table(data: ChatData, title: str, column: str, names: np.ndarray) -> Table:
     lengths = np.array([len(example) for example in data.examples])
     trained = np.array([example.num_trained for example in data.examples])
-    turns, names = np.array(data.turns), np.array(data.sources)
+    turns = np.array(data.turns)
 
     def line(name: str, chosen: np.ndarray) -> list[Cell]:
         tokens = int(lengths[chosen].sum())
@@ -141,9 +288,9 @@ def mixture_table(data: ChatData) -> Table:
         return [name, int(chosen.sum()), float(chosen.mean()), tokens, tokens / int(lengths.sum()), *means]
 
     return Table(
-        title="Mixture",
-        columns=["source", "rows", "% rows", "tokens", "% tokens", "mean tokens", "in context", "in response", "turns"],
+        title=title,
+        columns=[column, "rows", "% rows", "tokens", "% tokens", "mean tokens", "in context", "in response", "turns"],
         units=["", "", "%", "", "%", "", "", "", ""],
-        rows=[line(name, names == name) for name in dict.fromkeys(data.sources)],
+        rows=[line(str(name), names == name) for name in dict.fromkeys(names.tolist())],
         total=line("all", np.ones(len(lengths), dtype=bool)),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from luopan.artifacts import atomic_write_text, sha256_file, stable_hash
 from luopan.errors import DataError
+from luopan.recipe.parts import RowSource
 from luopan.report.data import Figure, StageReport
 
 REPORT_FILE = "stage_report.json"
@@ -26,6 +27,17 @@ def metrics_of(figures: Sequence[Figure], **more: Any) -> dict[str, Any]:
         "after": {figure.name: figure.after for figure in headline},
         **more,
     }
+
+
+def sources_fingerprint(sources: Iterable[RowSource]) -> str:
+    """A hash over the files of all sources, folders included; a dataset of the hub counts by its name and revision."""
+    found: list[str] = []
+    for source in sources:
+        if source.path is not None and Path(source.path).is_dir():
+            found += [str(file) for file in sorted(Path(source.path).rglob("*")) if file.is_file()]
+        elif source.path is not None:
+            found.append(source.path)
+    return file_fingerprint(found)
 
 
 def file_fingerprint(paths: Iterable[str | None]) -> str:

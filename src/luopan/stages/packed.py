@@ -19,6 +19,8 @@ from luopan.train.shares import micro_batch_rows, step_rows
 @dataclass
 class PackedFeed:
     """A `train.loop.Feed` over packed rows of at most `length` tokens; a function of (seed, step) alone.
+    Without `length` a micro-batch is as wide as its longest row, and rows of about one length come together where
+    `group_by_length` asks for it.
     `rank` of `world_size` takes its share.
 
     `count_pairs`: documents carry a `pair` number within their row, which becomes one within the batch. (A batch that
@@ -28,16 +30,18 @@ class PackedFeed:
     prefetchable: ClassVar[bool] = True  # it reads no weights
 
     rows: Sequence[Sequence[Example]]
-    length: int
+    length: int | None
     pad_id: int
     config: TrainConfig
     seed: int
     count_pairs: bool = False
+    group_by_length: bool = False
     rank: int = field(default_factory=own_rank)
     world_size: int = field(default_factory=ranks_in_all)
 
     def __post_init__(self) -> None:
-        self._order = PackedOrder(len(self.rows), self.seed)
+        lengths = [tokens_of(row) for row in self.rows] if self.group_by_length else None
+        self._order = PackedOrder(len(self.rows), self.seed, lengths=lengths)
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
         """The micro-batches of this rank in `step`."""
@@ -52,7 +56,12 @@ class PackedFeed:
         rows = [self.rows[self._order.row(n)] for n in numbers]
         if self.count_pairs:
             rows = [[_in_batch(doc, place) for doc in row] for place, row in enumerate(rows)]
-        return collate(rows, self.length, self.pad_id)
+        return collate(rows, self.length or max(map(tokens_of, rows)), self.pad_id)
+
+
+def tokens_of(row: Sequence[Example]) -> int:
+    """The tokens of a row."""
+    return sum(len(doc) for doc in row)
 
 
 def _in_batch(doc: Example, place: int) -> Example:

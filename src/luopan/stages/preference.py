@@ -215,7 +215,7 @@ def encode_pairs(
             Conversation([*pair.prompt, getattr(pair, reply)], pair.enable_thinking, pair.tools, pair.where)
             for pair in pairs
         ]
-        encoded = encode_chats(chat.tokenizer, rows, max_length=max_length, turns="last")
+        encoded = encode_chats(chat.tokenizer, rows, max_length=max_length, train_on="last_turn")
         for item in encoded.set_aside:
             refused.setdefault(item.index, (pairs[item.index].where, f"{reply}: {item.reason}"))
         sides.append(dict(zip(encoded.kept, encoded.examples)))

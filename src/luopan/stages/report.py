@@ -12,6 +12,7 @@ import psutil
 import yaml
 
 from luopan.artifacts import Artifact, atomic_write_text, versions
+from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.specs import ReportSpec
 from luopan.report.data import Mark, RunReport, Sample, StageReport, series_from_metrics
 from luopan.report.page import render
@@ -21,7 +22,6 @@ from luopan.train.device import describe_device
 
 CLOSING_FILE = "closing.txt"
 CLOSING_SAMPLES = 3
-MODEL_KINDS = ("pretrain", "midtrain", "sft", "preference", "grpo")
 
 
 class Report:

@@ -1,21 +1,28 @@
-"""Rows of the user's chat and preference files: JSON lines (plain, gzip, zstandard) or parquet, with file and line.
+"""Rows of the user's chat and preference data: files (JSON lines, JSON, CSV, parquet), folders of them, Hugging Face
+datasets; each row with its place.
 
 A line that is no JSON object is set aside with its number and its fault, and is counted; the rest is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
-from luopan.corpus.lines import numbered_lines
+from luopan.corpus.lines import numbered_lines, open_binary
+from luopan.corpus.read_hub import open_dataset
+from luopan.corpus.source_config import HubSource
 from luopan.errors import DataError
+from luopan.recipe.parts import RowSource
 
 
 @dataclass(frozen=True)
@@ -27,25 +34,98 @@ class Row:
     fault: str = ""
 
 
+KINDS = (".jsonl", ".parquet", ".json", ".csv")
+
+
+def read_source(source: RowSource) -> Iterator[Row]:
+    """The rows of a source in order, columns renamed; of a `fraction` those that a hash of their place chooses."""
+    rows = read_dataset(source) if source.dataset is not None else read_rows(Path(str(source.path)))
+    if source.fraction is not None:
+        rows = (row for number, row in enumerate(rows) if _chosen(source, number, source.fraction))
+    for row in islice(rows, source.examples):
+        if row.values is None or not source.columns:
+            yield row
+            continue
+        renamed = {source.columns.get(name, name): value for name, value in row.values.items()}
+        yield Row(row.where, renamed, row.fault)
+
+
+def _chosen(source: RowSource, number: int, fraction: float) -> bool:
+    digest = hashlib.blake2b(f"{source.name} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def read_dataset(source: RowSource) -> Iterator[Row]:
+    """The rows of a Hugging Face dataset. DataError where it cannot be read, also in the middle."""
+    found = HubSource(
+        dataset=str(source.dataset), config=source.config, split=source.split or "train", revision=source.revision
+    )
+    number = 0
+    try:
+        for number, values in enumerate(open_dataset(found), start=1):
+            yield Row(f"{found.origin}:{number}", dict(values))
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"reading stopped behind row {number}: {words}", where=found.origin, hint="Run it again.") from error
+    if not number:
+        raise DataError("the dataset has no rows", where=found.origin)
+
+
 def read_rows(path: Path) -> Iterator[Row]:
-    """Every row of a file in order. DataError where the file is missing, empty or of an unknown kind."""
+    """Every row of a file, or of the files of a folder, in order.
+
+    DataError where the file is missing, empty or of an unknown kind.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and set(KINDS) & set(file.suffixes))
+        if not files:
+            raise DataError("holds no file of chat data", where=path, hint=f"Known are {', '.join(KINDS)}.")
+        for file in files:
+            yield from read_rows(file)
+        return
     if not path.is_file():
         raise DataError("no such file", where=path, hint="Give the path of a .jsonl or .parquet file.")
-    kinds = {".jsonl", ".parquet"}
-    found = kinds & set(path.suffixes)
-    if not found:
-        raise DataError(
-            f"cannot read {path.suffix or 'a file without ending'}",
-            where=path,
-            hint="Use .jsonl[.gz|.zst] or .parquet.",
-        )
-    rows = _parquet(path) if ".parquet" in found else _jsonl(path)
+    kind = next((suffix for suffix in reversed(path.suffixes) if suffix in KINDS), None)
+    if kind is None:
+        ending = path.suffix or "a file without ending"
+        raise DataError(f"cannot read {ending}", where=path, hint="Use .jsonl[.gz|.zst], .json, .csv or .parquet.")
+    readers = {".jsonl": _jsonl, ".parquet": _parquet, ".json": _json, ".csv": _csv}
     empty = True
-    for row in rows:
+    for row in readers[kind](path):
         empty = False
         yield row
     if empty:
         raise DataError("the file has no rows", where=path)
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """A list of objects, in one piece."""
+    try:
+        with open_binary(path) as stream:
+            value = json.loads(stream.read())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}", where=path) from error
+    if not isinstance(value, list):
+        raise DataError(f"is not a list of objects but a {type(value).__name__}", where=path, hint="Or is it .jsonl?")
+    for number, item in enumerate(value, start=1):
+        is_row = isinstance(item, dict)
+        yield Row(f"{path}:{number}", item if is_row else None, "" if is_row else f"not an object but {type(item).__name__}")
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    try:
+        with open_binary(path) as stream:
+            table = pv.read_csv(
+                pa.py_buffer(stream.read()),
+                parse_options=pv.ParseOptions(newlines_in_values=True),
+                convert_options=pv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
+            )
+    except pa.ArrowException as error:
+        raise DataError(str(error).splitlines()[0], where=path, hint="Is it comma-separated, with a header?") from error
+    for number, value in enumerate(table.to_pylist(), start=1):
+        yield Row(f"{path}:{number}", value)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -10,30 +10,42 @@ from typing import Any, ClassVar
 
 from luopan.artifacts import atomic_write_text
 from luopan.recipe.sft_specs import SftSpec
+from luopan.report.data import Note
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
-    check_length,
     fit_metrics,
-    open_model,
-    save_model,
     start_device,
     train,
     training_report,
     with_steps,
 )
-from luopan.stages.conversations import ChatData, chat_data, mixture_table, set_aside_note, set_aside_report
-from luopan.stages.handover import file_fingerprint, metrics_of, write_report
+from luopan.stages.conversations import (
+    ChatData,
+    chat_data,
+    data_notes,
+    mixture_table,
+    mode_table,
+    set_aside_note,
+    set_aside_report,
+)
+from luopan.stages.handover import metrics_of, sources_fingerprint, write_report
 from luopan.stages.measure import check_skill, check_suite, samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.stages.packed import PackedFeed
+from luopan.stages.packing_report import measure_packing, packing_notes, packing_table
 from luopan.stages.text import forgetting_figures, text_bits
-from luopan.tokens.packing import pack, padding_share
+from luopan.stages.tuning import open_tuned, save_tuned
+from luopan.tokens.packing import pack
 from luopan.tokens.show import render_mask
 from luopan.train.losses import causal_lm_loss
 from luopan.train.preflight import check_training
 from luopan.train.ranks import leader_first
-from luopan.train.schedule import first_row
 
+TRAINED = {
+    "assistant": "only the assistant's words are trained",
+    "last_turn": "only the assistant's last turn is trained",
+    "all": "every token is trained, the user's too",
+}
 HEADLINE = ("skills, mean", "stop rate", "thinks when asked", "silent when not")
 
 
@@ -46,7 +58,7 @@ class Sft:
 
     @staticmethod
     def fingerprint(spec: SftSpec) -> str:
-        return file_fingerprint(source.path for source in spec.data)
+        return sources_fingerprint(spec.data)
 
     @staticmethod
     def check(spec: SftSpec) -> None:
@@ -58,15 +70,21 @@ class Sft:
 
     @staticmethod
     def run(spec: SftSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
-        device = start_device()
-        chat = open_model(inputs["model"][0], device)
-        check_length(spec.max_length, chat)
+        source = inputs["model"][0]
         corpus = inputs["corpus"][0] if "corpus" in inputs else None
+        chat, adapter = open_tuned(source, start_device(), spec.adapter, spec.max_length, out)
         data = chat_data(
-            chat.tokenizer, spec.data, seed=out.seed, max_length=spec.max_length, multi_turn=spec.multi_turn
+            chat.tokenizer,
+            spec.data,
+            seed=out.seed,
+            max_length=spec.max_length,
+            multi_turn=spec.multi_turn,
+            train_on=spec.train_on,
+            truncation=spec.truncation,
         )
-        if note := set_aside_note(data):
-            out.progress.note(note)
+        for note in [set_aside_note(data), *data_notes(data)]:
+            if note:
+                out.progress.note(note)
         leader_first(lambda: write_trained_sample(data, chat.tokenizer, out))
 
         def measure(suite: dict[str, Any]) -> dict[str, Any]:
@@ -74,28 +92,32 @@ class Sft:
             return {"suite": suite, "bits": bits}
 
         rows = pack(data.examples, spec.max_length, packing=spec.packing)
+        capacity = spec.max_length if spec.packing else None
         config = with_steps(spec, len(rows))
-        source = inputs["model"][0]
+        packing = measure_packing(rows, config, capacity)
+        for warning in packing_notes(packing):
+            out.progress.note(warning.text)
         before = out.remember("before", lambda: measure(suite_of(source, chat, spec.suite)))
-        feed = PackedFeed(rows, spec.max_length, chat.pad_id, config, out.seed)
+        feed = PackedFeed(rows, capacity, chat.pad_id, config, out.seed, group_by_length=spec.group_by_length)
         result = train(chat, feed, causal_lm_loss, config, out)
+        save_tuned(chat, out.path, spec.adapter)
         after = measure(suite_after(out.path, chat, spec.suite))
-        save_model(chat, out.path)
         figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
         figures += forgetting_figures(before["bits"], after["bits"])
-        epochs = first_row(config, config.max_steps) / len(rows)
         report = training_report(
             "sft",
             out.name,
             chat,
             result,
             spec.max_length,
-            notes=[f"{padding_share(rows, spec.max_length):.1%} of the positions are padding."],
-            summary=f"{len(data.examples)} conversations in {len(rows)} rows of {spec.max_length} tokens, "
-            f"{epochs:.1f} epochs; only the assistant's words are trained.",
+            notes=[*data_notes(data), *packing_notes(packing), *([Note(text=adapter.text)] if adapter else [])],
+            summary=f"{len(data.examples)} conversations in {len(rows)} rows, {packing.epochs:.1f} epochs; "
+            f"{TRAINED[spec.train_on]}.",
             figures=figures,
-            pictures=[skill_bars("Held-out skills", before["suite"], after["suite"], (chat.origin, out.name))],
-            tables=[mixture_table(data)],
+            pictures=[skill_bars("Held-out skills", before["suite"], after["suite"], (chat.origin, out.name))]
+            if spec.suite.tests
+            else [],
+            tables=[mixture_table(data), *filter(None, [mode_table(data)]), packing_table(packing, capacity)],
             samples=samples_of(after["suite"], out.name),
             set_aside=set_aside_report(out.name, data),
         )

@@ -232,8 +232,8 @@ def _grouped(drawn: np.ndarray, lengths: np.ndarray, key: tuple[object, ...]) ->
         runs = [stretch[place : place + _RUN] for place in range(0, len(stretch), _RUN)]
         # A run that is cut short would shift all that follow it off the borders of batches: it goes last.
         whole = len(stretch) // _RUN
-        shuffled = permutation(whole, "runs", *key, start) if whole else []
-        parts += [runs[int(number)] for number in shuffled] + runs[whole:]
+        shuffled = permutation(whole, "runs", *key, start).tolist() if whole else []
+        parts += [runs[number] for number in shuffled] + runs[whole:]
     return np.concatenate(parts)
 
 

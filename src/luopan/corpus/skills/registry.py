@@ -6,7 +6,18 @@ import difflib
 from functools import cache
 from typing import Any
 
-from luopan.corpus.skills import arithmetic, identity, letters, lists, persona, recall, story, talk
+from luopan.corpus.skills import (
+    arithmetic,
+    identity,
+    letters,
+    lists,
+    persona,
+    recall,
+    self_identity,
+    self_persona,
+    story,
+    talk,
+)
 from luopan.corpus.skills.case import Case, Skill, Split, build_options, draw_cases
 from luopan.corpus.skills.gym import GYM_PREFIX, gym_cases
 from luopan.errors import DataError
@@ -14,7 +25,7 @@ from luopan.errors import DataError
 
 @cache
 def _skills() -> dict[str, Skill]:
-    families = (arithmetic, lists, letters, story, recall, identity, talk, persona)
+    families = (arithmetic, lists, letters, story, recall, identity, talk, persona, self_identity, self_persona)
     return {skill.name: skill for family in families for skill in family.SKILLS}
 
 

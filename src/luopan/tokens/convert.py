@@ -1,0 +1,273 @@
+"""A row of any recognised format in the one form that training takes, or what is wrong with it.
+
+Names of roles are translated, thinking and tool calls are put where `messages` has them, tools given as JSON text are
+parsed. Nothing is left out: a key that the one form has no place for is a fault of the row.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from luopan.tokens.formats import AnyRow, ChatRow, Extras, Format, PairRow, Row, TextRow, UnpairedRow
+
+ROLES = {
+    "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant", "bot": "assistant",
+    "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+    "function_response": "tool", "tool_response": "tool", "function": "tool", "ipython": "tool",
+    "function_call": "function_call", "tool_call": "function_call",
+}  # fmt: skip
+TRANSCRIPT = re.compile(r"\n\n(Human|Assistant): ?")
+Messages = list[dict[str, Any]]
+
+
+class Fault(Exception):
+    """What is wrong with a row."""
+
+
+def convert(row: Row, form: Format, where: str, *, as_text: bool = False) -> AnyRow | str:
+    """The row, or its fault in words. `as_text`: prompts and completions are text that no template is put around."""
+    try:
+        if form.name == "text":
+            return TextRow(_text(row.get("text"), "text"), where)
+        if form.name == "prompt_completion" and as_text:
+            prompt, completion = (_text(row.get(column), column) for column in form.columns)
+            return TextRow(completion, where, prompt)
+        extras = _extras(row, where)
+        if form.kind == "pairs":
+            return _pair(row, extras)
+        if form.kind == "unpaired":
+            return _unpaired(row, form, extras)
+        return ChatRow(_system(row) + _messages(row, form), extras)
+    except Fault as fault:
+        return str(fault)
+
+
+def _messages(row: Row, form: Format) -> Messages:
+    if form.name in ("messages", "sharegpt"):
+        return _talk(row.get(form.columns[0]), form.columns[0])
+    if form.name == "alpaca":
+        asked = _text(row.get("instruction"), "instruction")
+        more = row.get("input")
+        if more is not None and not isinstance(more, str):
+            raise Fault(f"`input` is not text but {type(more).__name__}")
+        prompt = f"{asked}\n\n{more}" if more and more.strip() else asked
+        return [*_history(row.get("history")), _user(prompt), _assistant(_text(row.get(form.columns[1]), form.columns[1]))]
+    prompt, completion = (row.get(column) for column in form.columns)
+    asked_in = _talk(prompt, form.columns[0]) if isinstance(prompt, list) else [_user(_text(prompt, form.columns[0]))]
+    if isinstance(completion, list):
+        return asked_in + _talk(completion, form.columns[1])
+    return [*asked_in, _assistant(_text(completion, form.columns[1]))]
+
+
+def _history(value: Any) -> Messages:
+    """Alpaca's earlier exchanges: a list of [question, answer]."""
+    found: Messages = []
+    for exchange in value or []:
+        if not isinstance(exchange, list | tuple) or len(exchange) != 2:
+            raise Fault("`history` is not a list of pairs of texts")
+        found += [_user(_text(exchange[0], "history")), _assistant(_text(exchange[1], "history"))]
+    return found
+
+
+def _talk(value: Any, column: str) -> Messages:
+    """A list of messages in either spelling."""
+    if not isinstance(value, list) or not value:
+        raise Fault(f"no list in the column `{column}`")
+    found: Messages = []
+    for number, item in enumerate(value, start=1):
+        if not isinstance(item, Mapping):
+            raise Fault(f"message {number} is not an object but {type(item).__name__}")
+        message = dict(item) if "role" in item else _from_sharegpt(item, number)
+        _join(found, _tidied(message))
+    return found
+
+
+def _from_sharegpt(item: Mapping[str, Any], number: int) -> dict[str, Any]:
+    who, value = item.get("from"), item.get("value", item.get("content"))
+    if who is None:
+        raise Fault(f"message {number} has neither `role` nor `from`")
+    if other := sorted(set(item) - {"from", "value", "content", "weight", "loss"}):
+        raise Fault(f"message {number} has {', '.join(other)}, which would not be trained on")
+    return {"role": str(who), "content": value}
+
+
+def _tidied(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with the role's usual name, calls as `tool_calls`, parts as text parts, and no empty keys."""
+    role = ROLES.get(str(message.get("role")), message.get("role"))
+    kept = {key: value for key, value in message.items() if value is not None and not (key != "content" and value == "")}
+    kept["role"] = role
+    kept.pop("weight", None)
+    content = kept.get("content")
+    if isinstance(content, list):
+        kept["content"] = [
+            {"type": "text", "text": part["value"]}
+            if isinstance(part, Mapping) and part.get("type") == "text" and "text" not in part and "value" in part
+            else part
+            for part in content
+        ]
+    if "tool_calls" in kept:
+        kept["tool_calls"] = [_call(call) for call in _json(kept["tool_calls"], "tool_calls") or []]
+    if role == "function_call":
+        calls = _json(content, "function_call")
+        kept = {"role": "assistant", "content": "", "tool_calls": [_call(c) for c in (calls if isinstance(calls, list) else [calls])]}
+    return kept
+
+
+def _call(call: Any) -> dict[str, Any]:
+    """A tool call as {"type": "function", "function": {name, arguments}}; arguments in JSON text are parsed."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise Fault(f"a tool call needs a name, not {call!r:.80}")
+    arguments = function.get("arguments", function.get("parameters", {}))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            raise Fault(f"the arguments of {function['name']} are no JSON") from None
+    made: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return {"id": call["id"], **made} if call.get("id") else made
+
+
+def _join(found: Messages, message: dict[str, Any]) -> None:
+    """Add a message; calls that follow the assistant's words belong to the same turn."""
+    last = found[-1] if found else None
+    alone = message["role"] == "assistant" and message.get("tool_calls") and not message.get("content")
+    if alone and last is not None and last["role"] == "assistant":
+        last["tool_calls"] = [*last.get("tool_calls", []), *message["tool_calls"]]
+    else:
+        found.append(message)
+
+
+def _system(row: Row) -> Messages:
+    """A system prompt in a column of its own."""
+    value = row.get("system")
+    if value is None or value == "":
+        return []
+    return [{"role": "system", "content": _text(value, "system")}]
+
+
+def _pair(row: Row, extras: Extras) -> PairRow:
+    sides = [_side(row.get(key), key) for key in ("chosen", "rejected")]
+    given = next((row[key] for key in ("prompt", "messages", "conversations", "question") if row.get(key)), None)
+    if isinstance(given, str) and TRANSCRIPT.match(given):
+        given = _transcript(given)
+    prompt = [_user(given)] if isinstance(given, str) else _talk(given, "prompt") if given else []
+    common = _common(*sides)
+    if common:
+        # Whole conversations in both: what they share is the prompt. A prompt beside them says the same again.
+        prompt, sides = sides[0][:common], [side[common:] for side in sides]
+    elif prompt and prompt[-1].get("role") == "assistant":
+        raise Fault("the prompt ends with the assistant, so there is nothing to answer")
+    if not prompt:
+        words = "`chosen` and `rejected` answer different conversations" if max(map(len, sides)) > 1 else (
+            "no prompt: give `messages`, `prompt`, or whole conversations in `chosen` and `rejected`"
+        )  # fmt: skip
+        raise Fault(words)
+    for key, side in zip(("chosen", "rejected"), sides, strict=True):
+        if not side or side[-1].get("role") != "assistant":
+            raise Fault(f"`{key}` does not end with an assistant message")
+    if sides[0] == sides[1]:
+        raise Fault("`chosen` and `rejected` are the same")
+    margin = row.get("margin")
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
+        raise Fault(f"`margin` is no number but {margin!r:.40}")
+    return PairRow(_system(row) + prompt, sides[0], sides[1], extras, None if margin is None else float(margin))
+
+
+def _side(value: Any, key: str) -> Messages:
+    """One answer: text, a message, messages, or a transcript."""
+    if isinstance(value, str) and value.strip():
+        return _transcript(value) if TRANSCRIPT.match(value) else [_assistant(value)]
+    if isinstance(value, Mapping):
+        return _talk([value], key)
+    if isinstance(value, list) and value:
+        return _talk(value, key)
+    raise Fault(f"no text or messages in the column `{key}`")
+
+
+def _transcript(text: str) -> Messages:
+    """ "\\n\\nHuman: …\\n\\nAssistant: …" as messages."""
+    parts = TRANSCRIPT.split(text)[1:]
+    made = [_user(said.strip()) if who == "Human" else _assistant(said.strip()) for who, said in zip(parts[::2], parts[1::2])]
+    return made[:-1] if made and made[-1]["role"] == "assistant" and not made[-1]["content"] else made
+
+
+def _common(chosen: Messages, rejected: Messages) -> int:
+    """Messages that both begin with, up to the last that is not the assistant's; 0 where either is an answer alone."""
+    if len(chosen) < 2 or len(rejected) < 2:
+        return 0
+    count = 0
+    while count < min(len(chosen), len(rejected)) - 1 and chosen[count] == rejected[count]:
+        count += 1
+    while count and chosen[count - 1]["role"] == "assistant":
+        count -= 1
+    return count
+
+
+def _unpaired(row: Row, form: Format, extras: Extras) -> UnpairedRow:
+    label = row.get("label")
+    if label not in (True, False, 0, 1):
+        raise Fault(f"`label` is {label!r:.40}, neither true nor false")
+    held = form.columns[0]
+    if held == "completion":
+        completion = _side(row.get(held), held)
+        given = row.get("prompt")
+        prompt = _talk(given, "prompt") if isinstance(given, list) else [_user(_text(given, "prompt"))]
+    else:
+        talk = _talk(row.get(held), held)
+        prompt, completion = talk[:-1], talk[-1:]
+    if not prompt or completion[-1].get("role") != "assistant":
+        raise Fault("the completion is no answer of the assistant to a prompt")
+    return UnpairedRow(_system(row) + prompt, completion, bool(label), extras)
+
+
+def _extras(row: Row, where: str) -> Extras:
+    arguments = _json(row.get("chat_template_kwargs"), "chat_template_kwargs") or {}
+    if not isinstance(arguments, Mapping):
+        raise Fault("`chat_template_kwargs` is not an object")
+    thinking = arguments.get("enable_thinking", row.get("enable_thinking"))
+    if thinking is not None and not isinstance(thinking, bool):
+        raise Fault("`enable_thinking` is neither true nor false")
+    tools = _json(row.get("tools"), "tools")
+    if tools is not None and not isinstance(tools, list):
+        raise Fault("`tools` is not a list")
+    kept = {name: value for name, value in arguments.items() if name != "enable_thinking" and value not in (None, "", [])}
+    return Extras(where, thinking, [_tool(tool) for tool in tools or []] or None, kept)
+
+
+def _tool(tool: Any) -> dict[str, Any]:
+    """A tool in OpenAI's wrapping."""
+    if not isinstance(tool, Mapping):
+        raise Fault(f"`tools` holds {tool!r:.60}, which is not an object")
+    if "function" in tool or "name" not in tool:
+        return dict(tool)
+    return {"type": "function", "function": dict(tool)}
+
+
+def _json(value: Any, column: str) -> Any:
+    """A value that may be given as JSON text; empty text is nothing."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise Fault(f"`{column}` is text that is no JSON: {value[:60]!r}") from None
+
+
+def _text(value: Any, column: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise Fault(f"no text in the column `{column}`")
+    return value
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
