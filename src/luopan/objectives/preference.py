@@ -97,9 +97,7 @@ def dpo(
     for the metrics of length. Metrics as TRL names them, rewards being b c and b r, or b m without a reference.
     RecipeError for a knob that cannot work or would do nothing.
     """
-    check_preference(
-        loss_type, beta, label_smoothing, nll_coef, loss_weights=loss_weights, simpo_gamma=simpo_gamma
-    )
+    check_preference(loss_type, beta, label_smoothing, nll_coef, loss_weights=loss_weights, simpo_gamma=simpo_gamma)
     names = loss_types(loss_type)
     if "kto" in names:
         raise RecipeError("loss_type 'kto' has no pairs", hint="call luopan.objectives.kto.kto")
@@ -117,10 +115,11 @@ def dpo(
         assert chosen.shape == reference_chosen.shape == reference_rejected.shape
         sides = chosen - reference_chosen.float(), rejected - reference_rejected.float()
     ones = torch.ones_like(chosen)
-    lengths = [ones if length is None else length.clamp(min=1) for length in (chosen_lengths, rejected_lengths)]
-    means = chosen / lengths[0], rejected / lengths[1]
+    own = ones if chosen_lengths is None else chosen_lengths.clamp(min=1)
+    other = ones if rejected_lengths is None else rejected_lengths.clamp(min=1)
+    means = chosen / own, rejected / other
     gamma = DEFAULT_GAMMA if simpo_gamma is None else simpo_gamma
-    pairs = Pairs(*sides, *means, *lengths, beta, label_smoothing, gamma)
+    pairs = Pairs(*sides, *means, own, other, beta, label_smoothing, gamma)
     losses = torch.zeros_like(chosen)  # [P]
     for name, weight in zip(names, loss_weights or (1.0,) * len(names), strict=True):
         losses = losses + weight * LOSSES[name](pairs)

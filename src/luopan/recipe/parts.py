@@ -51,7 +51,7 @@ def refuse_reserved(options: dict[str, Any], names: tuple[str, ...]) -> None:
 
 
 class RowSource(Spec):
-    """Rows of the user's: a file or a folder of files, or a Hugging Face dataset. Exactly one of `path` and `dataset`."""
+    """Rows of the user's: a file, a folder of files, or a Hugging Face dataset. Exactly one of `path` and `dataset`."""
 
     path: str | None = Field(default=None, description=".jsonl[.gz|.zst], .json, .parquet, .csv, or a folder of these")
     dataset: str | None = Field(default=None, description="a Hugging Face dataset: a name on the hub, or a folder")
@@ -100,7 +100,7 @@ class ChatSource(RowSource):
         default=None, description="enable_thinking of all rows of this source; default: as each row says"
     )
     as_text: bool = Field(default=False, description="prompt and completion are text: no template is put around them")
-    weight: float | None = Field(default=None, gt=0, description="share of the mixture's tokens; for all sources or none")
+    weight: float | None = Field(default=None, gt=0, description="share of the mixture's tokens; for all or none")
     max_epochs: float = Field(default=1.0, gt=0, description="with weight: how often a row may be read for one epoch")
 
     @model_validator(mode="after")

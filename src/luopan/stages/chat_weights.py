@@ -1,8 +1,8 @@
 """Which conversations of each source a mixture takes, so that the sources have their shares of its tokens.
 
-By tokens and not by rows: a source with one row in a hundred may well have every ninth token. The mixture is as large as
-it can be without reading any source more often than it allows, so one source at least is used up and of the others some
-rows are left out.
+By tokens and not by rows: a source with one row in a hundred may well have every ninth token. The mixture is as large
+as it can be without reading any source more often than it allows, so one source at least is used up and of the others
+some rows are left out.
 """
 
 from __future__ import annotations

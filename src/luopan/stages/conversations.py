@@ -174,7 +174,8 @@ def _encode_text(
         if len(example) > max_length:
             pieces = cut(example, max_length) if truncation == "split_tokens" else []
             if not pieces:
-                data.set_aside.append((row.where, f"a text of {len(example)} tokens is longer than max_length {max_length}"))
+                reason = f"a text of {len(example)} tokens is longer than max_length {max_length}"
+                data.set_aside.append((row.where, reason))
         for piece in pieces:
             if piece.num_trained:
                 data.add(piece, names[number], 0)
@@ -254,14 +255,15 @@ def data_notes(data: ChatData) -> list[str]:
     if data.shortened:
         done = data.shortened
         notes.append(
-            f"{done['conversations']:,} conversations were longer than max_length and became {done['pieces']:,} pieces; "
-            f"{done['tokens lost']:,} tokens are lost."
+            f"{done['conversations']:,} conversations were longer than max_length and became {done['pieces']:,} "
+            f"pieces; {done['tokens lost']:,} tokens are lost."
         )
     for name, rows in data.left_out.items():
         notes.append(f"{name}: {rows:,} rows are left out for the mixture's weights.")
     total = len(data.examples) + len(data.set_aside)
     if len(data.set_aside) * 2 > total:
-        notes.append(f"More than half of the rows are set aside: {len(data.set_aside):,} of {total:,}. Look at the reasons.")
+        counted = f"{len(data.set_aside):,} of {total:,}"
+        notes.append(f"More than half of the rows are set aside: {counted}. Look at the reasons.")
     return notes
 
 

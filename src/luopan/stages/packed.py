@@ -9,7 +9,6 @@ from typing import ClassVar
 from luopan.tokens.batch import Batch, collate
 from luopan.tokens.example import Example
 from luopan.tokens.order import PackedOrder
-from luopan.tokens.packing import best_fit_decreasing
 from luopan.train.config import TrainConfig
 from luopan.train.ranks import rank as own_rank
 from luopan.train.ranks import world_size as ranks_in_all
@@ -67,16 +66,3 @@ def tokens_of(row: Sequence[Example]) -> int:
 def _in_batch(doc: Example, place: int) -> Example:
     """The document with its pair's number in the batch; no row has room for 2^20 pairs."""
     return replace(doc, fields={**doc.fields, "pair": (place << 20) + int(doc.fields["pair"])})
-
-
-def pack_pairs(pairs: Sequence[tuple[Example, Example]], capacity: int) -> list[list[Example]]:
-    """Rows of whole pairs: the chosen and the rejected answer of a pair always share a row."""
-    bins = best_fit_decreasing([len(chosen) + len(rejected) for chosen, rejected in pairs], capacity)
-    return [
-        [_numbered(doc, number, side == 0) for number, i in enumerate(chosen) for side, doc in enumerate(pairs[i])]
-        for chosen in bins
-    ]
-
-
-def _numbered(doc: Example, pair: int, is_chosen: bool) -> Example:
-    return replace(doc, fields={**doc.fields, "pair": pair, "is_chosen": is_chosen})

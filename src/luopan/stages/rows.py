@@ -68,7 +68,8 @@ def read_dataset(source: RowSource) -> Iterator[Row]:
         if isinstance(error, DataError):
             raise
         words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"reading stopped behind row {number}: {words}", where=found.origin, hint="Run it again.") from error
+        said = f"reading stopped behind row {number}: {words}"
+        raise DataError(said, where=found.origin, hint="Run it again.") from error
     if not number:
         raise DataError("the dataset has no rows", where=found.origin)
 
@@ -110,8 +111,10 @@ def _json(path: Path) -> Iterator[Row]:
     if not isinstance(value, list):
         raise DataError(f"is not a list of objects but a {type(value).__name__}", where=path, hint="Or is it .jsonl?")
     for number, item in enumerate(value, start=1):
-        is_row = isinstance(item, dict)
-        yield Row(f"{path}:{number}", item if is_row else None, "" if is_row else f"not an object but {type(item).__name__}")
+        if isinstance(item, dict):
+            yield Row(f"{path}:{number}", item)
+        else:
+            yield Row(f"{path}:{number}", None, f"not an object but a {type(item).__name__}")
 
 
 def _csv(path: Path) -> Iterator[Row]:

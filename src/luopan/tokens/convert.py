@@ -33,8 +33,8 @@ def convert(row: Row, form: Format, where: str, *, as_text: bool = False) -> Any
         if form.name == "text":
             return TextRow(_text(row.get("text"), "text"), where)
         if form.name == "prompt_completion" and as_text:
-            prompt, completion = (_text(row.get(column), column) for column in form.columns)
-            return TextRow(completion, where, prompt)
+            before, after = (_text(row.get(column), column) for column in form.columns)
+            return TextRow(after, where, before)
         extras = _extras(row, where)
         if form.kind == "pairs":
             return _pair(row, extras)
@@ -54,7 +54,11 @@ def _messages(row: Row, form: Format) -> Messages:
         if more is not None and not isinstance(more, str):
             raise Fault(f"`input` is not text but {type(more).__name__}")
         prompt = f"{asked}\n\n{more}" if more and more.strip() else asked
-        return [*_history(row.get("history")), _user(prompt), _assistant(_text(row.get(form.columns[1]), form.columns[1]))]
+        return [
+            *_history(row.get("history")),
+            _user(prompt),
+            _assistant(_text(row.get(form.columns[1]), form.columns[1])),
+        ]
     prompt, completion = (row.get(column) for column in form.columns)
     asked_in = _talk(prompt, form.columns[0]) if isinstance(prompt, list) else [_user(_text(prompt, form.columns[0]))]
     if isinstance(completion, list):
@@ -97,7 +101,9 @@ def _from_sharegpt(item: Mapping[str, Any], number: int) -> dict[str, Any]:
 def _tidied(message: dict[str, Any]) -> dict[str, Any]:
     """A message with the role's usual name, calls as `tool_calls`, parts as text parts, and no empty keys."""
     role = ROLES.get(str(message.get("role")), message.get("role"))
-    kept = {key: value for key, value in message.items() if value is not None and not (key != "content" and value == "")}
+    kept = {
+        key: value for key, value in message.items() if value is not None and not (key != "content" and value == "")
+    }
     kept["role"] = role
     kept.pop("weight", None)
     content = kept.get("content")
@@ -112,7 +118,11 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
         kept["tool_calls"] = [_call(call) for call in _json(kept["tool_calls"], "tool_calls") or []]
     if role == "function_call":
         calls = _json(content, "function_call")
-        kept = {"role": "assistant", "content": "", "tool_calls": [_call(c) for c in (calls if isinstance(calls, list) else [calls])]}
+        kept = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [_call(c) for c in (calls if isinstance(calls, list) else [calls])],
+        }
     return kept
 
 
@@ -191,7 +201,10 @@ def _side(value: Any, key: str) -> Messages:
 def _transcript(text: str) -> Messages:
     """ "\\n\\nHuman: …\\n\\nAssistant: …" as messages."""
     parts = TRANSCRIPT.split(text)[1:]
-    made = [_user(said.strip()) if who == "Human" else _assistant(said.strip()) for who, said in zip(parts[::2], parts[1::2])]
+    made = [
+        _user(said.strip()) if who == "Human" else _assistant(said.strip())
+        for who, said in zip(parts[::2], parts[1::2])
+    ]
     return made[:-1] if made and made[-1]["role"] == "assistant" and not made[-1]["content"] else made
 
 
@@ -234,7 +247,9 @@ def _extras(row: Row, where: str) -> Extras:
     tools = _json(row.get("tools"), "tools")
     if tools is not None and not isinstance(tools, list):
         raise Fault("`tools` is not a list")
-    kept = {name: value for name, value in arguments.items() if name != "enable_thinking" and value not in (None, "", [])}
+    kept = {
+        name: value for name, value in arguments.items() if name != "enable_thinking" and value not in (None, "", [])
+    }
     return Extras(where, thinking, [_tool(tool) for tool in tools or []] or None, kept)
 
 

@@ -42,7 +42,9 @@ def convert_gguf(file: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     except Exception as error:  # a damaged file fails the parser in many ways
-        raise ModelError(f"cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}", where=file) from error
+        raise ModelError(
+            f"cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}", where=file
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError("its tokenizer has no fast form", where=file)
     values = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}

@@ -17,6 +17,8 @@ from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
 from luopan.model.head import linear_cross_entropy, linear_logprobs, token_cross_entropy
 from luopan.objectives.base import LossTerm, Metric
+from luopan.objectives.config import needs_reference
+from luopan.objectives.kto import kto
 from luopan.objectives.logprobs import check_temperature, sum_by_document
 from luopan.objectives.policy import grpo
 from luopan.objectives.preference import dpo
@@ -118,32 +120,72 @@ def sequence_logprobs(model: Decoder, batch: Batch) -> Tensor:
 
 
 def preference_loss(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
-    """DPO over the pairs in the batch; `knobs` are those of `objectives.preference.dpo` (beta, loss_type, …).
+    """The preference losses over the pairs in the batch; `knobs` are those of `objectives.preference.dpo`.
 
-    per_document: `pair` (any number, the same for the two answers), `is_chosen`, `reference_logprob` (of the trained
-    tokens, summed). Both answers of a pair must be in this micro-batch, and have trained tokens: TrainingError else.
+    per_document: `pair` (any number, the same for the two answers), `is_chosen`, and, for losses with a reference,
+    `reference_logprob` (of the trained tokens, summed). Both answers of a pair must be in this micro-batch, and have
+    trained tokens: TrainingError else.
     """
-    fields = required(batch.per_document, "pair", "is_chosen", "reference_logprob")
-    pair, is_chosen, reference = fields["pair"], fields["is_chosen"].bool(), fields["reference_logprob"]
+    referenced = needs_reference(knobs.get("loss_type", "sigmoid"))
+    fields = required(batch.per_document, "pair", "is_chosen", *(["reference_logprob"] if referenced else []))
+    pair, is_chosen = fields["pair"], fields["is_chosen"].bool()
     chosen, rejected = pair_documents(pair, is_chosen)  # [P] each, indices of documents
+    sums, lengths = answer_logprobs(model, batch, pair.shape[0])
+    reference = fields.get("reference_logprob")
+    return dpo(
+        sums[chosen],
+        sums[rejected],
+        None if reference is None else reference[chosen],
+        None if reference is None else reference[rejected],
+        chosen_lengths=lengths[chosen],
+        rejected_lengths=lengths[rejected],
+        **knobs,
+    )
+
+
+def answer_logprobs(model: Decoder, batch: Batch, documents: int) -> tuple[Tensor, Tensor]:
+    """[D] each: the summed log-probability of each document's trained tokens, and their number, at least 1."""
     scores = token_scores(model, batch)
-    sums = sum_by_document(scores.logprobs, scores.document, pair.shape[0])  # [D]
-    lengths = sum_by_document(torch.ones_like(scores.logprobs), scores.document, pair.shape[0])  # [D]
+    lengths = sum_by_document(torch.ones_like(scores.logprobs), scores.document, documents)
     if not bool((lengths > 0).all()):
         raise TrainingError(
             "an answer of a preference pair has no trained token",
             hint="Every document of a pair needs labels; look for answers that were cut off by max_length.",
         )
-    return dpo(
-        sums[chosen],
-        sums[rejected],
-        reference[chosen],
-        reference[rejected],
-        chosen_lengths=lengths[chosen],
-        rejected_lengths=lengths[rejected],
-        nll=-sums[chosen] / lengths[chosen],
+    return sum_by_document(scores.logprobs, scores.document, documents), lengths
+
+
+def kto_loss(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
+    """KTO over the answers in the batch; `knobs` are those of `objectives.kto.kto`.
+
+    per_document: `label` (desirable or not), `mismatched` (an answer under a prompt that it does not answer: it only
+    goes into the estimate of the KL), `reference_logprob`. The estimate is of a packed row.
+    """
+    fields = required(batch.per_document, "label", "mismatched", "reference_logprob")
+    mismatched = fields["mismatched"].bool()
+    sums, _ = answer_logprobs(model, batch, mismatched.shape[0])
+    ratios = sums - fields["reference_logprob"]
+    rows = row_of_document(batch)
+    own, other = (~mismatched).nonzero().squeeze(1), mismatched.nonzero().squeeze(1)
+    return kto(
+        ratios[own],
+        fields["label"].bool()[own],
+        rows[own],
+        ratios[other],
+        rows[other],
+        num_groups=batch.document_ids.shape[0],
         **knobs,
     )
+
+
+def row_of_document(batch: Batch) -> Tensor:
+    """[D] int64: which row of the batch each document is in."""
+    documents = batch.document_ids
+    rows = torch.arange(documents.shape[0], device=documents.device)[:, None].expand_as(documents)
+    real = documents >= 0
+    found = torch.zeros(batch.num_documents, dtype=torch.int64, device=documents.device)
+    found[documents[real]] = rows[real]
+    return found
 
 
 def pair_documents(pair: Tensor, is_chosen: Tensor) -> tuple[Tensor, Tensor]:
