@@ -35,6 +35,11 @@ class EpochConfig(TrainConfig):
             raise ValueError(error.message) from error
         return self
 
+    def check_adapter(self, adapter: object) -> None:
+        """ValueError for an adapter that cannot be trained in this way."""
+        if adapter is not None and self.parallel != "replicas":
+            raise ValueError(f"an adapter is trained with parallel: replicas, not {self.parallel}")
+
     def with_steps(self, max_steps: int) -> TrainConfig:
         """The training configuration once the number of steps is known."""
         values = self.model_dump(include=set(TrainConfig.model_fields), exclude_unset=True)

@@ -47,6 +47,7 @@ class PreferenceSpec(EpochConfig):
 
     @model_validator(mode="after")
     def _keys_work(self) -> Self:
+        self.check_adapter(self.adapter)
         if self.data and {"flaw", "flaw_cases"} & self.model_fields_set:
             raise ValueError("flaw and flaw_cases have no effect on the user's pairs")
         if (self.pairs is None) == (not self.data):

@@ -61,6 +61,7 @@ class SftSpec(EpochConfig):
     @model_validator(mode="after")
     def _data_fits(self) -> Self:
         check_weights(self.data)
+        self.check_adapter(self.adapter)
         if self.packing and self.group_by_length:
             raise ValueError("group_by_length has no effect with packing: rows are full")
         return self

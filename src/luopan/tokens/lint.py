@@ -53,4 +53,6 @@ def _findings(tokenizer: PreTrainedTokenizerFast, source: str, eos: Sequence[int
     fields = list(check_fields(probe))
     if any(finding.rule == "unusable" for finding in fields):
         return fields
-    return [*fields, *check_spans(probe), *check_tokens(probe, eos)]
+    spans = list(check_spans(probe))
+    broken = any(finding.severity == "error" for finding in spans)  # then training only says the same again
+    return [*fields, *spans, *check_tokens(probe, eos, training=not broken)]

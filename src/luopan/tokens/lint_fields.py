@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from typing import Any
 from luopan.tokens.lint_probe import Probe, Rendered, around, call, result, says, system, tool, user, word
 from luopan.tokens.lint_report import Finding
 
-_LEAKS = re.compile(r"[\[{]\{?'type': ?'")
+_PARTS = re.compile(r"\[?\{'type': ?'text'")
+_TOOLS = re.compile(r"\{'type': ?'(?!text)|\{'name': ?'")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ def _plain() -> Iterator[Case]:
         ("assistant", [user(), says(_parts("Zqp"))]),
     ):
         yield Case(f"{name}, list content", messages, {f"{name} content, {n} part": f"Zqp{n}" for n in "ab"})
+    yield Case("user, list content of strings", [user([word("s1"), word("s2")]), says()], {"user content, a string in a list": word("s1")})
+    yield Case("user, content that is an object", [user({"text": word("o")}), says()], {"user content, an object": word("o")})
+    strange = [user(), says(), {"role": "critic", "content": word("role")}, user(), says()]
+    yield Case("unknown role", strange, {"content of an unknown role": word("role")})
     for name, messages in (
         ("system", [system(""), user(), says()]),
         ("user", [user(""), says()]),
@@ -117,6 +123,18 @@ def _definitions(variables: set[str]) -> Iterator[Case]:
         if name in variables:
             yield Case(name, talk, {name: word("custom")}, arguments={name: value})
             yield Case(f"{name}, null", talk, arguments={name: None})
+    if "system_override" in variables:
+        override = {"system_override": word("over")}
+        yield Case("system_override", talk, {"system_override": word("over")}, arguments=override)
+        beside = [system(word("sys")), *talk]
+        yield Case("system_override beside system", beside, {"system beside system_override": word("sys")}, arguments=override)
+    if "python_tools" in variables:
+        functions = {"python_tools": ["def Zqnameqz(key): ..."]}
+        code = [user(), says("", tool_calls=[call("Zqcalledqz", {"key": word("val")})]), result("rain"), says()]
+        words = {"name of a Python call": "Zqcalledqz", "arguments of a Python call": word("val")}
+        yield Case("tool_calls of Python functions", code, words, arguments=functions)
+        code = [user(), says("", tool_calls=[call("Zqcalledqz", "{}")])]
+        yield Case("tool_calls of Python functions, arguments as JSON text", code, arguments=functions)
 
 
 def cases(variables: set[str]) -> list[Case]:
@@ -135,7 +153,10 @@ def check_fields(probe: Probe) -> Iterator[Finding]:
             "unusable", "error", "conversation", f"one question and its answer cannot be rendered: {reason}", hint
         )
         return
+    keeps_thinking = word("r2") in probe.render([user(), says(reasoning_content=word("r2"))]).text
     for case in cases(probe.variables):
+        if case.where == "reasoning_content, earlier" and not keeps_thinking:
+            continue  # said once, of the last turn
         done = probe.render(case.messages, tools=case.tools, **case.arguments)
         if done.refused:
             refused[case.where] = done.refused
@@ -145,15 +166,17 @@ def check_fields(probe: Probe) -> Iterator[Finding]:
         else:
             yield from _missing(case, done)
             yield from _leaks(probe, case, done, plain.text)
-    if refused:
-        listed = "; ".join(f"{where} ({reason})" for where, reason in refused.items())
-        yield Finding("refuses", "info", ", ".join(refused), f"refused in words, so nothing is lost silently: {listed}")
+            yield from _unclosed(probe, case.where, done.text)
+    yield from _pictures(probe)
+    for reason in dict.fromkeys(refused.values()):
+        listed = ", ".join(where for where, given in refused.items() if given == reason)
+        yield Finding("refuses", "info", listed, f"refused, so that nothing is lost silently: {reason}")
 
 
 def _missing(case: Case, done: Rendered) -> Iterator[Finding]:
     for where, expected in case.words.items():
         count = done.text.count(expected)
-        if count > 1:
+        if count > 1 and case.tools is None and not case.arguments:
             hint = "write each message once"
             yield Finding("repeated", "warning", where, f"it stands {count} times in the text", hint, done.text[:160])
         if count:
@@ -176,21 +199,40 @@ def _leaks(probe: Probe, case: Case, done: Rendered, plain: str) -> Iterator[Fin
         hint = "test the value before it is written: {% if value %}"
         yield Finding("leaked", "error", case.where, "the word None is written into the text", hint,
                       around(text, text.index("None")))  # fmt: skip
-    if leak := _LEAKS.search(text):
-        if "content" in case.where:
-            hint = "join the text parts of a list, as the shipped templates do"
-            yield Finding("leaked", "error", case.where, "a Python list is written into the text", hint,
-                          around(text, leak.start()))  # fmt: skip
-        elif case.tools or case.arguments:
-            yield _python(case.where, text, leak.start())
-    elif (at := text.find("{'Zqkeyqz'")) >= 0:
-        yield _python(case.where, text, at)
+    if leak := _PARTS.search(text):
+        hint = "join the text parts of a list, as the shipped templates do"
+        yield Finding("leaked", "error", case.where, "a Python list is written into the text", hint,
+                      around(text, leak.start()))  # fmt: skip
+    if leak := _TOOLS.search(text) or re.search("{'Zqkeyqz'", text):
+        message = "an object is written as Python shows it, which is no JSON"
+        yield Finding("python-repr", "warning", case.where, message, "write it with | tojson", around(text, leak.start()))
     if (at := text.find('\\"Zqkeyqz')) >= 0:
         hint = "write arguments that are text as they are: {{ a if a is string else a | tojson }}"
         yield Finding("double-encoded", "warning", case.where, "arguments given as JSON text are encoded twice", hint,
                       around(text, at))  # fmt: skip
 
 
-def _python(where: str, text: str, at: int) -> Finding:
-    message = "an object is written as Python shows it, which is no JSON"
-    return Finding("python-repr", "warning", where, message, "write it with | tojson", around(text, at))
+def _unclosed(probe: Probe, where: str, text: str) -> Iterator[Finding]:
+    """Tags such as `<tool_call>` must be closed where the template knows how to close them, and calls be whole JSON."""
+    for name in sorted(set(re.findall(r"</([a-z_]+)>", probe.source))):
+        opened, closed = text.count(f"<{name}>"), text.count(f"</{name}>")
+        if opened != closed:
+            message = f"<{name}> is written {opened} times, </{name}> {closed} times"
+            hint = "open and close a block under the same condition"
+            yield Finding("unclosed", "warning", where, message, hint, around(text, max(0, text.find(f"<{name}>"))))
+    for found in re.finditer(r'\{"name": "Zqnameqz"', text):
+        try:
+            json.JSONDecoder().raw_decode(text, found.start())
+        except ValueError as error:
+            message = f"a tool call is no JSON: {error}"
+            yield Finding("bad-json", "error", where, message, "write an object, its braces closed", text[found.start() :][:120])
+
+
+def _pictures(probe: Probe) -> Iterator[Finding]:
+    """A part that is not text must leave a trace, or be refused."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": "Zqpqz"}]
+    bare = probe.render([user(parts), says()])
+    done = probe.render([user([*parts, {"type": "image", "image": "a.png"}]), says()])
+    if bare.usable and done.usable and "Zqpqz" in done.text and bare.text == done.text:
+        hint = "refuse it with raise_exception: a question about a picture that is not there teaches to invent"
+        yield Finding("dropped", "error", "user content, a picture", "it leaves no trace, and nothing is said", hint)

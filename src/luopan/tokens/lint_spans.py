@@ -71,6 +71,7 @@ def check_spans(probe: Probe) -> Iterator[Finding]:
         else:
             yield from _ends(probe, talk, done.text)
     yield from _roles(probe)
+    yield from _borders(probe)
     yield from _white_space(probe)
     yield from _stripped(probe)
 
@@ -189,9 +190,12 @@ def _ends(probe: Probe, talk: Talk, text: str) -> Iterator[Finding]:
 
 
 def turn_end(probe: Probe) -> str:
-    """The token that ends a plain answer; nothing where there is none."""
+    """The token that ends a plain answer, the last of several; nothing where there is none."""
     text = probe.render([user(U1), says(A1)]).text
-    return probe.stop_at_start(text[text.rfind(A1) + len(A1) :]) if A1 in text else ""
+    rest, end = text[text.rfind(A1) + len(A1) :] if A1 in text else "", ""
+    while stop := probe.stop_at_start(rest):
+        rest, end = rest.lstrip()[len(stop) :], stop
+    return end
 
 
 def _gap(probe: Probe, text: str, before: str, after: str) -> str | None:
@@ -219,6 +223,40 @@ def _roles(probe: Probe) -> Iterator[Finding]:
         yield _find("roles", "assistant", f"the assistant speaks under {answers.strip()!r}", text[:160])
 
 
+def _borders(probe: Probe) -> Iterator[Finding]:
+    """Where a user's turn is closed and the next opened by control tokens, so must be every other message's."""
+    plain, end = probe.render([user(U1), says(A1), user(U2), says(A2)]).text, turn_end(probe)
+    if not end or not _closed(_between(plain, U1, A1), end) or not _closed(_between(plain, A1, U2), end):
+        return
+    called = [user(U1), says("", tool_calls=[call(arguments={"town": CALLED})]), result("Zqresultqz"), says(A2)]
+    for messages, tools, pairs in (
+        ([system("Zqsysqz"), user(U1), says(A1)], None, [("system", "Zqsysqz", U1)]),
+        ([system("Zqsysqz"), user(U1), says(A1)], [tool()], [("system with tools", "Zqsysqz", U1)]),
+        (called, [tool()], [("assistant with tool_calls", CALLED, "Zqresultqz"), ("tool", "Zqresultqz", A2)]),
+    ):
+        text = probe.render(messages, tools=tools).text
+        for where, one, other in pairs:
+            gap = _between(text, one, other)
+            if gap is not None and CONTROL.search(gap) and not _closed(gap, end):
+                hint = "close every message with the token that ends a turn, and open the next with its header"
+                message = "no token ends it, or none begins what follows"
+                yield Finding("open-turn", "error", where, message, hint, around(text, text.find(one)))
+        sys_at = text.find("Zqsysqz")
+        if sys_at >= 0 and not probe.stop_at_start(text):
+            hint = "write its header in front of it"
+            yield Finding("open-turn", "error", "system", "no control token begins the text", hint, text[:80])
+
+
+def _between(text: str, one: str, other: str) -> str | None:
+    here, there = text.rfind(one), text.find(other)
+    return text[here + len(one) : there] if 0 <= here < there else None
+
+
+def _closed(gap: str | None, end: str) -> bool:
+    """The token that ends a turn stands in the gap, and another control token behind it."""
+    return gap is not None and end in gap and CONTROL.search(gap.rsplit(end, 1)[1]) is not None
+
+
 def _white_space(probe: Probe) -> Iterator[Finding]:
     """White space that the template's layout leaks. Allowed: one line break or space behind a turn's stop token."""
     hint = "write {%- … -%} and {{- … -}} where a line of the template must leave no trace"
@@ -235,7 +273,9 @@ def _white_space(probe: Probe) -> Iterator[Finding]:
     for one, here, there in zip(words, places, [*places[1:], len(text)], strict=False):
         gap = text[here + len(one) : max(there, here)]
         stop = probe.stop_at_start(gap)
-        lead = gap[: gap.find(stop)] if stop else ""
+        if not stop and one == "Zqsysqz":
+            continue  # a template may put words of its own, or a line, behind a system prompt
+        lead = gap[: gap.find(stop)] if stop and one != "Zqsysqz" else ""
         behind = gap[len(lead) + len(stop) :]
         blank = behind[: len(behind) - len(behind.lstrip())]
         if len(blank) > 1 or blank in ("\t", "\r") or lead.strip(" ") or len(lead) > 1:

@@ -31,15 +31,16 @@ _TOOL_PARSERS = (  # what a call looks like, vLLM's name, SGLang's
 )
 
 
-def check_tokens(probe: Probe, generation_eos: Sequence[int] | None) -> Iterator[Finding]:
-    """All rules of this module."""
+def check_tokens(probe: Probe, generation_eos: Sequence[int] | None, *, training: bool = True) -> Iterator[Finding]:
+    """All rules of this module; those about `training`'s tokens can be left out."""
     info = identify(probe.source)
     yield from _beginning(probe)
     yield from _stops(probe, info, generation_eos)
     yield from _control_tokens(probe, info)
     yield from _dates(probe)
     yield from _defaults(probe)
-    yield from _training(probe)
+    if training:
+        yield from _training(probe)
     yield from _parsers(probe, info)
 
 
@@ -128,10 +129,11 @@ def _defaults(probe: Probe) -> Iterator[Finding]:
     end = turn_end(probe)
     first = text[: text.find(said)]
     later = text[text.find("Zqaoneqz") + len("Zqaoneqz") : text.find("Zqutwoqz")].removeprefix(end).lstrip()
-    bos = probe.tokenizer.bos_token
     own = first.removesuffix(later) if later else first
-    own = own.removeprefix(bos) if isinstance(bos, str) and bos else own
-    if later and first.endswith(later) and re.search(r"[^\W\d_]{2,}", CONTROL.sub("", own)):
+    words = CONTROL.sub("", own)
+    for token in probe.added:
+        words = words.replace(token, "")
+    if later and first.endswith(later) and re.search(r"[^\W\d_]{2,}", words):
         message = "without a system message it writes one of its own"
         yield Finding("default-system", "info", "system", message, "give a system message where that is not wanted", own)
 

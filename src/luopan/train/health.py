@@ -25,11 +25,16 @@ def gradients_reach_all(parameters: Mapping[str, nn.Parameter], step: int) -> bo
     gradients = {name: parameter.grad for name, parameter in parameters.items()}
     lacking = [name for name, gradient in gradients.items() if gradient is None]
     present = {name: local(gradient) for name, gradient in gradients.items() if gradient is not None}
+    # While B of an adapter is zero, its A gets none: that is how one begins, and how it equals the model without it.
+    waiting = {name for name in present if name.endswith("lora_A") and name[:-1] + "B" in present}
     moved = torch.stack([gradient.ne(0).any() for gradient in present.values()]).tolist() if present else []
     if world_size() > 1:
         moved = [any(ranks) for ranks in zip(*gather_objects(moved), strict=True)]
     if any(moved):
-        lacking += [name for name, one in zip(present, moved, strict=True) if not one]
+        still = {name for name, one in zip(present, moved, strict=True) if not one}
+        lacking += [
+            name for name in present if name in still and not (name in waiting and name[:-1] + "B" not in still)
+        ]
     if lacking:
         shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
         raise TrainingError(

@@ -181,6 +181,12 @@ class Loop:
         """Over how many ranks weights and state are shared out."""
         return 1 if self.config.parallel == "replicas" else world_size()
 
+    @property
+    def learning(self) -> float:
+        """Which share of the model's numbers is trained."""
+        trained = sum(p.numel() for p in self.stepper.optimizer.parameters.values())
+        return trained / max(1, sum(p.numel() for p in self.placement.model.parameters()))
+
     def memory_errors(self, when: str, batches: Sequence[Batch] = ()) -> AbstractContextManager[None]:
         """See `memory.memory_errors`."""
         return memory_errors(self.home.config, self.config, self.device, when, batches, self.shards)
@@ -208,7 +214,9 @@ class Loop:
             raise TrainingError(f"step {self.step}: the feed gave no batch")
         tokens = sum(batch.num_tokens for batch in batches)  # before they move: on a GPU, counting would wait for it
         if self.expected_memory is None and batches:
-            self.expected_memory = foresee(self.home.config, self.config, batches, self.device, self.shards, self.note)
+            self.expected_memory = foresee(
+                self.home.config, self.config, batches, self.device, self.shards, self.note, self.learning
+            )
         with self.memory_errors(f"in step {self.step}", batches):
             update = self.stepper.update(self.step, batches)
         self.account.add(update, tokens, time.perf_counter() - began)

@@ -68,16 +68,19 @@ def estimate_memory(
     packed: bool = True,
     trained: float = 1.0,
     shards: int = 1,
+    learning: float = 1.0,
 ) -> MemoryEstimate:
     """Memory of a training step with micro-batches of `rows` rows of `length` tokens.
 
     `packed`: rows hold several documents. `trained`: share of the positions that are learned. `shards`: ranks that
-    share weights, gradients and optimizer state (parallel: full_shard).
+    share weights, gradients and optimizer state (parallel: full_shard). `learning`: share of the parameters that are
+    trained (adapters): the others have neither gradient nor optimizer state.
     """
     half = config.precision == "bf16" or (config.precision == "auto" and device_type == "cuda")
     number = model.num_parameters()
-    weights = gradients = FP32 * number // shards
-    optimizer = _optimizer_bytes(model, config) // shards
+    weights = FP32 * number // shards
+    gradients = int(weights * learning)
+    optimizer = int(_optimizer_bytes(model, config) * learning) // shards
     tokens = rows * length
     blocks = [_block_bytes(model, layer, half=half, packed=packed) * tokens for layer in range(model.num_hidden_layers)]
     inputs = FP32 * model.hidden_size * tokens  # a block's input: all that full recompute keeps
@@ -92,14 +95,16 @@ def estimate_memory(
     }[config.activation_recompute]
     transient = _backward_working(model, half) * tokens
     head, head_gradient = _head_bytes(model, trained * tokens, device_type)
-    copies = FP32 * number // shards if config.ema_decay is not None else 0
+    if learning < 1:
+        head_gradient = 0  # the head is frozen
+    copies = gradients if config.ema_decay is not None else 0
     if half:
         copies += BF16 * number  # autocast keeps the weights' bf16 form until the step is over
     if device_type == "cpu" and config.async_save and config.max_steps > config.save_steps:
-        copies += weights + optimizer + (FP32 * number // shards if config.ema_decay is not None else 0)
+        copies += gradients + optimizer + (gradients if config.ema_decay is not None else 0)
     # A tied head's gradient is there before the backward pass begins; the others come as activations go.
     early = activations + max(head, one_block + transient) + head_gradient
-    embedding = FP32 * model.vocab_size * model.hidden_size
+    embedding = FP32 * model.vocab_size * model.hidden_size if learning == 1 else 0
     late = gradients + embedding
     held = weights + optimizer + copies
     if config.gradient_accumulation_steps > 1:
@@ -216,10 +221,11 @@ def foresee(
     device: torch.device,
     shards: int,
     note: Callable[[str], None],
+    learning: float = 1.0,
 ) -> MemoryEstimate:
     """The estimate for a run that is about to make its first step; a note where there is not enough."""
     shape = shape_of(batches, model, config)
-    estimate = estimate_memory(model, config, device_type=device.type, shards=shards, **shape)
+    estimate = estimate_memory(model, config, device_type=device.type, shards=shards, learning=learning, **shape)
     warning = shortage(estimate, device)
     if warning:
         note(warning)

@@ -127,8 +127,13 @@ class Stepper:
     # ---- what it holds ----
 
     def tensors(self) -> dict[str, Any]:
-        """Everything of it that is a tensor; the live ones, so that loading into them restores the training."""
-        held = {"model": self.placement.model.state_dict(), "optimizer": self.optimizer.tensors()}
+        """Everything of it that is a tensor; the live ones, so that loading into them restores the training.
+
+        Frozen weights (below an adapter) are no state: whoever goes on has them from where they came.
+        """
+        frozen = {name for name, p in self.placement.model.named_parameters() if not p.requires_grad}
+        model = {name: tensor for name, tensor in self.placement.model.state_dict().items() if name not in frozen}
+        held = {"model": model, "optimizer": self.optimizer.tensors()}
         return held if self.ema is None else {**held, "ema": self.ema.tensors()}
 
     def state(self) -> dict[str, Any]:

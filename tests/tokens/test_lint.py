@@ -1,0 +1,209 @@
+"""The lint of chat templates: it finds the bugs that were seen in the wild, those planted here, and none in ours."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, processors
+from transformers import PreTrainedTokenizerFast
+
+from luopan.errors import ModelError
+from luopan.tokens.lint import LintReport, lint_template
+from luopan.tokens.templates import TEMPLATES, template_source
+
+Make = Callable[[str], PreTrainedTokenizerFast]
+
+PLAIN = """
+{%- for m in messages -%}
+{{- '<|im_start|>' ~ m.role ~ '\n' -}}
+{%- if m.role == 'assistant' -%}{%- generation -%}{{- m.content ~ '<|im_end|>' -}}{%- endgeneration -%}{{- '\n' -}}
+{%- else -%}{{- m.content ~ '<|im_end|>\n' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+"""
+
+
+@pytest.fixture(scope="module")
+def make(tokenizer: PreTrainedTokenizerFast) -> Make:
+    """The tokenizer that a shipped template needs."""
+    made: dict[str, PreTrainedTokenizerFast] = {}
+
+    def build(name: str) -> PreTrainedTokenizerFast:
+        if name not in made:
+            own, known = copy.deepcopy(tokenizer), tokenizer.get_vocab()
+            new = [AddedToken(t, special=True, normalized=False) for t in TEMPLATES[name].tokens if t not in known]
+            own.add_tokens(new, special_tokens=True)
+            own.chat_template = template_source(name)
+            own.eos_token = TEMPLATES[name].stop[0]
+            made[name] = own
+        return made[name]
+
+    return build
+
+
+def lint(make: Make, source: str, name: str = "luopan", **arguments: Any) -> LintReport:
+    return lint_template(make(name), source=source, **arguments)
+
+
+def broken(make: Make, name: str, *changes: tuple[str, str]) -> LintReport:
+    """The report on a shipped template with some of its text changed."""
+    source = template_source(name)
+    for old, new in changes:
+        assert old in source, old
+        source = source.replace(old, new)
+    return lint(make, source, name)
+
+
+def new_rules(make: Make, name: str, report: LintReport) -> set[str]:
+    return report.rules() - lint_template(make(name)).rules()
+
+
+def places(report: LintReport, rule: str) -> set[str]:
+    return {finding.where for finding in report.findings if finding.rule == rule}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_templates_that_ship_are_clean(make: Make, name: str) -> None:
+    report = lint_template(make(name))
+    assert report.ok, report.errors
+    if name != "gpt-oss":
+        assert not report.warnings, report.warnings
+    else:  # its history has no thinking and other stop tokens, as its limits say
+        assert report.rules() == {"thinking-history", "rewrites-history", "earlier-untrained"}
+    assert report.as_json()["ok"] is True and report.as_json()["counts"]["error"] == 0
+
+
+# what was seen in the wild (facts: rows 3, 4, 10, 18)
+
+
+def test_custom_instructions_that_are_none_are_printed(make: Make) -> None:
+    """`{{ custom_instructions }}` without a test for it."""
+    source = PLAIN.replace("{%- for m", "{{- '<|im_start|>system\n' ~ custom_instructions ~ '<|im_end|>\n' -}}{%- for m", 1)
+    found = lint(make, source)
+    assert "custom_instructions, null" in places(found, "leaked")
+    careful = source.replace("custom_instructions ~", "(custom_instructions or '') ~")
+    assert "custom_instructions, null" not in places(lint(make, careful), "leaked")
+
+
+def test_what_a_template_for_training_dropped(make: Make) -> None:
+    """As in a published SFT template: a later system message, tool calls and content that is a list are left out."""
+    source = """
+{%- if messages[0].role == 'system' -%}{{- '<|im_start|>system\n' ~ messages[0].content ~ '<|im_end|>\n' -}}{%- endif -%}
+{%- for message in messages -%}
+{%- set content = message.content if message.content is string else "" -%}
+{%- if message.role == 'user' -%}{{- '<|im_start|>user\n' ~ content ~ '<|im_end|>\n' -}}
+{%- elif message.role == 'assistant' -%}
+{{- '<|im_start|>assistant\n' -}}{%- generation -%}{{- content ~ '<|im_end|>' -}}{%- endgeneration -%}{{- '\n' -}}
+{%- elif message.role == 'tool' -%}{{- '<|im_start|>user\n' ~ content ~ '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+"""
+    dropped = places(lint(make, source), "dropped")
+    assert {"system content, mid-conversation", "tool_calls name", "tool_calls arguments (an object), value"} <= dropped
+    assert {"user content, a part", "assistant content, b part", "tool content, a part"} <= dropped
+    assert not {"system content, first", "user content, first", "tool result content"} & dropped
+
+
+def test_padding_that_is_the_stop_token(make: Make) -> None:
+    tokenizer = copy.deepcopy(make("luopan"))
+    tokenizer.pad_token = tokenizer.eos_token
+    assert lint_template(tokenizer).rules("error") == {"pad-is-stop"}
+
+
+def test_a_stop_token_that_is_not_trained(make: Make) -> None:
+    report = broken(
+        make, "luopan",
+        ("{{- '<|im_end|>' -}}\n    {%- endgeneration -%}\n    {{- '\\n' -}}", "{%- endgeneration -%}\n{{- '<|im_end|>\\n' -}}"),
+    )  # fmt: skip
+    assert "stop-untrained" in report.rules("error")
+
+
+def test_a_second_beginning_of_text(make: Make) -> None:
+    tokenizer = copy.deepcopy(make("llama3"))
+    tokenizer.bos_token = "<|begin_of_text|>"
+    assert "double-bos" not in lint_template(tokenizer).rules()
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", bos)]
+    )
+    assert tokenizer("a").input_ids[0] == bos
+    assert lint_template(tokenizer).rules() == {"double-bos"}
+    tokenizer.chat_template = template_source("llama3").replace("{{- bos_token | default('<|begin_of_text|>') -}}", "")
+    assert lint_template(tokenizer).rules() == {"no-bos"}
+
+
+def test_a_date_that_is_baked_in(make: Make) -> None:
+    source = "{{- '<|im_start|>system\nToday: ' ~ strftime_now('%d %b %Y') ~ '<|im_end|>\n' -}}" + PLAIN
+    (found,) = [finding for finding in lint(make, source).errors if finding.rule == "own-date"]
+    assert "strftime_now" in found.message and "Today: 01 Jan 2000" in found.example
+    assert "own-date" in lint(make, source.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'")).rules("error")
+    assert "own-date" not in lint(make, source.replace("strftime_now('%d %b %Y')", "(date or '')")).rules()
+
+
+# bugs planted into templates that ship; each is found under its own name, and under no other
+
+HEADER = "    {{- '<|im_start|>assistant\\n' -}}\n    {%- generation -%}"
+CLOSE = "{{- '<|im_end|>' -}}\n    {%- endgeneration -%}\n    {{- '\\n' -}}"
+PROMPT = "{%- if add_generation_prompt -%}\n  {{- '<|im_start|>assistant\\n' -}}"
+PLANTED: dict[str, tuple[str, list[tuple[str, str]], set[str]]] = {
+    "header inside": (
+        "luopan", [(HEADER, "{%- generation -%}{{- '<|im_start|>assistant\\n' -}}")], {"header-trained"},
+    ),
+    "white space behind the stop trained": (
+        "luopan", [(CLOSE, "{{- '<|im_end|>\\n' -}}{%- endgeneration -%}")], {"stop-not-last"},
+    ),
+    "a line leaks between messages": ("luopan", [(CLOSE, CLOSE.replace("'\\n' -}}", "'\\n\\n' -}}"))], {"white-space"}),
+    "a line leaks in front": ("chatml", [("{%- for message in messages -%}\n  {%- if message.role == 'assistant'",
+                                         "{{ '\\n' -}}{%- for message in messages -%}\n  {%- if message.role == 'assistant'")], {"white-space"}),
+    "indented header": ("luopan", [("<|im_start|>assistant\\n' -}}", "<|im_start|>assistant\\n  ' -}}")], {"white-space", "border-merges"}),
+    "content trimmed": ("luopan", [("{{- content -}}\n      {%- for", "{{- content | trim -}}\n      {%- for")], {"strips"}),
+    "thinking gone from history": ("luopan", [("(keep_all or loop.index0 > ns.last_user)", "loop.last")],
+                                   {"thinking-history", "rewrites-history"}),
+    "tools ignored": ("luopan", [("{%- if tools -%}", "{%- if false -%}")], {"dropped"}),
+    "only the last message": ("chatml", [("{%- for message in messages -%}\n  {%- if message.role == 'assistant'",
+                                         "{%- for message in messages[-1:] -%}\n  {%- if message.role == 'assistant'")],
+                              {"dropped", "thinking-history", "prompt-differs"}),
+    "roles swapped": ("luopan", [("'<|im_start|>' ~ message.role", "'<|im_start|>' ~ ('assistant' if message.role == 'user' else 'user')")],
+                      {"roles"}),
+    "another prompt": ("luopan", [(PROMPT, PROMPT.replace("assistant", "model"))], {"prompt-differs"}),
+    "no prompt": ("luopan", [(PROMPT, "{%- if add_generation_prompt -%}\n")],
+                  {"no-generation-prompt", "trained-late"}),
+    "JSON encoded twice": ("qwen3", [("call.arguments if call.arguments is string else (call.arguments | tojson)", "call.arguments | tojson")],
+                           {"double-encoded"}),
+    "Python instead of JSON": ("qwen3", [("call.arguments if call.arguments is string else (call.arguments | tojson)", "call.arguments")],
+                               {"python-repr"}),
+    "tools in Python": ("qwen3", [("{{- '\\n' ~ (tool | tojson) -}}", "{{- '\\n' ~ tool -}}")], {"python-repr"}),
+    "nothing marked": ("luopan", [("{%- generation -%}", ""), ("{%- endgeneration -%}", "")], {"no-generation"}),
+    "a question marked": ("luopan", [("'\\n' ~ content ~ '<|im_end|>\\n' -}}", "'\\n' -}}{% generation %}{{- content -}}{% endgeneration %}{{- '<|im_end|>\\n' -}}")],
+                          {"user-trained"}),
+    "a list printed": ("chatml", [("content is iterable and content is not mapping", "false"),
+                                  ("{{- raise_exception('content must be text or a list of text parts') -}}", "{{- content -}}")], {"leaked"}),
+    "thinking ignored": ("chatml", [("{{- '<think>\\n' ~ thinking ~ '\\n</think>\\n\\n' -}}", "")], {"dropped", "thinking-history"}),
+    "no token of the vocabulary": ("chatml", [("'<|im_start|>' ~ message.role ~ '\\n'", "'<|im_start|>' ~ message.role ~ '<|im_sep|>'")], {"control-token"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found_under_its_name(make: Make, bug: str) -> None:
+    name, changes, expected = PLANTED[bug]
+    assert new_rules(make, name, broken(make, name, *changes)) == expected
+
+
+PIECE = re.compile(r"\{\{-.*?-\}\}", re.S)
+
+
+def test_every_piece_taken_out_of_a_clean_template_is_missed(make: Make) -> None:
+    """What is left: pieces that only arguments reach which the lint does not give."""
+    survived = []
+    for name in ("luopan", "qwen3"):
+        source, clean = template_source(name), lint_template(make(name))
+        for piece in PIECE.finditer(source):
+            report = lint(make, source[: piece.start()] + source[piece.end() :], name)
+            if not set(report.errors + report.warnings) - set(clean.findings):
+                survived.append((name, piece[0]))
+    assert survived == []
