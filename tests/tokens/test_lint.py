@@ -82,7 +82,9 @@ def test_the_templates_that_ship_are_clean(make: Make, name: str) -> None:
 
 def test_custom_instructions_that_are_none_are_printed(make: Make) -> None:
     """`{{ custom_instructions }}` without a test for it."""
-    source = PLAIN.replace("{%- for m", "{{- '<|im_start|>system\n' ~ custom_instructions ~ '<|im_end|>\n' -}}{%- for m", 1)
+    source = PLAIN.replace(
+        "{%- for m", "{{- '<|im_start|>system\n' ~ custom_instructions ~ '<|im_end|>\n' -}}{%- for m", 1
+    )
     found = lint(make, source)
     assert "custom_instructions, null" in places(found, "leaked")
     careful = source.replace("custom_instructions ~", "(custom_instructions or '') ~")
@@ -92,7 +94,8 @@ def test_custom_instructions_that_are_none_are_printed(make: Make) -> None:
 def test_what_a_template_for_training_dropped(make: Make) -> None:
     """As in a published SFT template: a later system message, tool calls and content that is a list are left out."""
     source = """
-{%- if messages[0].role == 'system' -%}{{- '<|im_start|>system\n' ~ messages[0].content ~ '<|im_end|>\n' -}}{%- endif -%}
+{%- if messages[0].role == 'system' -%}{{- '<|im_start|>system\n' ~ messages[0].content ~ '<|im_end|>\n' -}}
+{%- endif -%}
 {%- for message in messages -%}
 {%- set content = message.content if message.content is string else "" -%}
 {%- if message.role == 'user' -%}{{- '<|im_start|>user\n' ~ content ~ '<|im_end|>\n' -}}
@@ -116,10 +119,8 @@ def test_padding_that_is_the_stop_token(make: Make) -> None:
 
 
 def test_a_stop_token_that_is_not_trained(make: Make) -> None:
-    report = broken(
-        make, "luopan",
-        ("{{- '<|im_end|>' -}}\n    {%- endgeneration -%}\n    {{- '\\n' -}}", "{%- endgeneration -%}\n{{- '<|im_end|>\\n' -}}"),
-    )  # fmt: skip
+    outside = "{%- endgeneration -%}{{- '<|im_end|>\\n' -}}"
+    report = broken(make, "luopan", (CLOSE, outside))
     assert "stop-untrained" in report.rules("error")
 
 
@@ -150,60 +151,119 @@ def test_a_date_that_is_baked_in(make: Make) -> None:
 HEADER = "    {{- '<|im_start|>assistant\\n' -}}\n    {%- generation -%}"
 CLOSE = "{{- '<|im_end|>' -}}\n    {%- endgeneration -%}\n    {{- '\\n' -}}"
 PROMPT = "{%- if add_generation_prompt -%}\n  {{- '<|im_start|>assistant\\n' -}}"
-PLANTED: dict[str, tuple[str, list[tuple[str, str]], set[str]]] = {
+LOOP = "{%- for message in messages -%}\n  {%- if message.role == 'assistant'"
+SPEAKER = "'<|im_start|>' ~ message.role ~ '\\n'"
+ARGUMENTS = "call.arguments if call.arguments is string else (call.arguments | tojson)"
+SAID = "'\\n' ~ content ~ '<|im_end|>\\n' -}}"
+MARKED = "'\\n' -}}{% generation %}{{- content -}}{% endgeneration %}{{- '<|im_end|>\\n' -}}"
+NO_TEXT = "{{- raise_exception('content must be text or a list of text parts') -}}"
+Bug = tuple[str, dict[str, str], set[str]]
+
+PLANTED: dict[str, Bug] = {
     "header inside": (
-        "luopan", [(HEADER, "{%- generation -%}{{- '<|im_start|>assistant\\n' -}}")], {"header-trained"},
+        "luopan", {HEADER: "{%- generation -%}{{- '<|im_start|>assistant\\n' -}}"}, {"header-trained"},
     ),
     "white space behind the stop trained": (
-        "luopan", [(CLOSE, "{{- '<|im_end|>\\n' -}}{%- endgeneration -%}")], {"stop-not-last"},
+        "luopan", {CLOSE: "{{- '<|im_end|>\\n' -}}{%- endgeneration -%}"}, {"stop-not-last"},
     ),
-    "a line leaks between messages": ("luopan", [(CLOSE, CLOSE.replace("'\\n' -}}", "'\\n\\n' -}}"))], {"white-space"}),
-    "a line leaks in front": ("chatml", [("{%- for message in messages -%}\n  {%- if message.role == 'assistant'",
-                                         "{{ '\\n' -}}{%- for message in messages -%}\n  {%- if message.role == 'assistant'")], {"white-space"}),
-    "indented header": ("luopan", [("<|im_start|>assistant\\n' -}}", "<|im_start|>assistant\\n  ' -}}")], {"white-space", "border-merges"}),
-    "content trimmed": ("luopan", [("{{- content -}}\n      {%- for", "{{- content | trim -}}\n      {%- for")], {"strips"}),
-    "thinking gone from history": ("luopan", [("(keep_all or loop.index0 > ns.last_user)", "loop.last")],
-                                   {"thinking-history", "rewrites-history"}),
-    "tools ignored": ("luopan", [("{%- if tools -%}", "{%- if false -%}")], {"dropped"}),
-    "only the last message": ("chatml", [("{%- for message in messages -%}\n  {%- if message.role == 'assistant'",
-                                         "{%- for message in messages[-1:] -%}\n  {%- if message.role == 'assistant'")],
-                              {"dropped", "thinking-history", "prompt-differs"}),
-    "roles swapped": ("luopan", [("'<|im_start|>' ~ message.role", "'<|im_start|>' ~ ('assistant' if message.role == 'user' else 'user')")],
-                      {"roles"}),
-    "another prompt": ("luopan", [(PROMPT, PROMPT.replace("assistant", "model"))], {"prompt-differs"}),
-    "no prompt": ("luopan", [(PROMPT, "{%- if add_generation_prompt -%}\n")],
-                  {"no-generation-prompt", "trained-late"}),
-    "JSON encoded twice": ("qwen3", [("call.arguments if call.arguments is string else (call.arguments | tojson)", "call.arguments | tojson")],
-                           {"double-encoded"}),
-    "Python instead of JSON": ("qwen3", [("call.arguments if call.arguments is string else (call.arguments | tojson)", "call.arguments")],
-                               {"python-repr"}),
-    "tools in Python": ("qwen3", [("{{- '\\n' ~ (tool | tojson) -}}", "{{- '\\n' ~ tool -}}")], {"python-repr"}),
-    "nothing marked": ("luopan", [("{%- generation -%}", ""), ("{%- endgeneration -%}", "")], {"no-generation"}),
-    "a question marked": ("luopan", [("'\\n' ~ content ~ '<|im_end|>\\n' -}}", "'\\n' -}}{% generation %}{{- content -}}{% endgeneration %}{{- '<|im_end|>\\n' -}}")],
-                          {"user-trained"}),
-    "a list printed": ("chatml", [("content is iterable and content is not mapping", "false"),
-                                  ("{{- raise_exception('content must be text or a list of text parts') -}}", "{{- content -}}")], {"leaked"}),
-    "thinking ignored": ("chatml", [("{{- '<think>\\n' ~ thinking ~ '\\n</think>\\n\\n' -}}", "")], {"dropped", "thinking-history"}),
-    "no token of the vocabulary": ("chatml", [("'<|im_start|>' ~ message.role ~ '\\n'", "'<|im_start|>' ~ message.role ~ '<|im_sep|>'")], {"control-token"}),
+    "a line leaks between messages": ("luopan", {CLOSE: CLOSE + "{{- '\\n' -}}"}, {"white-space"}),
+    "a line leaks in front": ("chatml", {LOOP: "{{ '\\n' -}}" + LOOP}, {"white-space"}),
+    "indented header": (
+        "luopan", {"<|im_start|>assistant\\n' -}}": "<|im_start|>assistant\\n  ' -}}"},
+        {"white-space", "border-merges"},
+    ),
+    "content trimmed": ("luopan", {"{{- content -}}\n      {%- f": "{{- content | trim -}}\n      {%- f"}, {"strips"}),
+    "thinking gone from history": (
+        "luopan", {"(keep_all or loop.index0 > ns.last_user)": "loop.last"}, {"thinking-history", "rewrites-history"},
+    ),
+    "tools ignored": ("luopan", {"{%- if tools -%}": "{%- if false -%}"}, {"dropped"}),
+    "only the last message": (
+        "chatml", {LOOP: LOOP.replace("in messages", "in messages[-1:]")},
+        {"dropped", "thinking-history", "prompt-differs"},
+    ),
+    "roles swapped": (
+        "luopan",
+        {"'<|im_start|>' ~ message.role": "'<|im_start|>' ~ ('assistant' if message.role == 'user' else 'user')"},
+        {"roles"},
+    ),
+    "another prompt": ("luopan", {PROMPT: PROMPT.replace("assistant", "model")}, {"prompt-differs"}),
+    "no prompt": (
+        "luopan", {PROMPT: "{%- if add_generation_prompt -%}\n"}, {"no-generation-prompt", "trained-late"},
+    ),
+    "JSON encoded twice": ("qwen3", {ARGUMENTS: "call.arguments | tojson"}, {"double-encoded"}),
+    "Python instead of JSON": ("qwen3", {ARGUMENTS: "call.arguments"}, {"bad-json", "python-repr"}),
+    "tools in Python": ("qwen3", {"{{- '\\n' ~ (tool | tojson) -}}": "{{- '\\n' ~ tool -}}"}, {"python-repr"}),
+    "nothing marked": ("luopan", {"{%- generation -%}": "", "{%- endgeneration -%}": ""}, {"no-generation"}),
+    "a question marked": ("luopan", {SAID: MARKED}, {"user-trained"}),
+    "a list printed": (
+        "chatml", {"content is iterable and content is not mapping": "false", NO_TEXT: "{{- content -}}"}, {"leaked"},
+    ),
+    "thinking ignored": (
+        "chatml", {"{{- '<think>\\n' ~ thinking ~ '\\n</think>\\n\\n' -}}": ""}, {"dropped", "thinking-history"},
+    ),
+    "no token of the vocabulary": (
+        "chatml", {SPEAKER: "'<|im_start|>' ~ message.role ~ '<|im_sep|>'"}, {"control-token"},
+    ),
+    "a system prompt left open": (
+        "qwen3", {"(messages[0].content) ~ '<|im_end|>\\n' -}}": "(messages[0].content) ~ '\\n' -}}"}, {"open-turn"},
+    ),
+    "a tag left open": ("qwen3", {"}\\n</tool_call>' -}}": "}' -}}"}, {"unclosed"}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found_under_its_name(make: Make, bug: str) -> None:
     name, changes, expected = PLANTED[bug]
-    assert new_rules(make, name, broken(make, name, *changes)) == expected
+    assert new_rules(make, name, broken(make, name, *changes.items())) == expected
 
 
 PIECE = re.compile(r"\{\{-.*?-\}\}", re.S)
 
 
-def test_every_piece_taken_out_of_a_clean_template_is_missed(make: Make) -> None:
-    """What is left: pieces that only arguments reach which the lint does not give."""
-    survived = []
-    for name in ("luopan", "qwen3"):
-        source, clean = template_source(name), lint_template(make(name))
-        for piece in PIECE.finditer(source):
-            report = lint(make, source[: piece.start()] + source[piece.end() :], name)
-            if not set(report.errors + report.warnings) - set(clean.findings):
-                survived.append((name, piece[0]))
-    assert survived == []
+# Pieces that may be taken out: words of the format only, and a line break behind a turn, which is a matter of taste.
+HARMLESS = {
+    "{{- '## Metadata\\n' -}}",
+    "{{- '\\n' -}}",
+    "{{- 'Python functions; to use them, write code between <code> and </code>:\\n' -}}",
+}
+
+
+@pytest.mark.parametrize("name", ["luopan", "qwen3"])
+def test_every_piece_taken_out_of_a_clean_template_is_missed(make: Make, name: str) -> None:
+    source, survived = template_source(name), set()
+    for piece in PIECE.finditer(source):
+        report = lint(make, source[: piece.start()] + source[piece.end() :], name)
+        if not report.errors and not report.warnings:
+            survived.add(piece[0])
+    assert survived and survived <= HARMLESS
+
+
+def test_foreign_templates_of_several_names_are_all_looked_at(make: Make) -> None:
+    tokenizer = copy.deepcopy(make("luopan"))
+    tokenizer.chat_template = {"default": template_source("luopan"), "rag": PLAIN.replace("m.content ~", "")}
+    found = lint_template(tokenizer)
+    assert found.errors and all(finding.where.startswith("rag: ") for finding in found.errors)
+
+
+def test_the_stop_token_must_be_announced(make: Make) -> None:
+    tokenizer = copy.deepcopy(make("chatml"))
+    tokenizer.eos_token = "<|endoftext|>"
+    assert lint_template(tokenizer).rules() == {"stop-unannounced"}
+    end = tokenizer.get_vocab()["<|im_end|>"]
+    assert lint_template(tokenizer, generation_eos=[end]).rules() == set()
+
+
+def test_parsers_of_a_foreign_template_are_guessed(make: Make) -> None:
+    report = lint(make, template_source("qwen3") + "{#- changed -#}", "qwen3")
+    said = " ".join(finding.message for finding in report.findings if finding.rule == "parser")
+    assert "vLLM hermes, SGLang qwen25" in said and "vLLM qwen3, SGLang qwen3" in said and "guessed" in said
+
+
+def test_what_cannot_be_looked_at_is_said(make: Make) -> None:
+    assert lint(make, "{% if %}").rules("error") == {"not-jinja"}
+    assert lint(make, "{{ raise_exception('no') }}").rules("error") == {"unusable"}
+    assert "fails" in lint(make, PLAIN.replace("m.content ~", "m.content + ''  ~")).rules("warning")
+    tokenizer = copy.deepcopy(make("luopan"))
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="no chat template"):
+        lint_template(tokenizer)

@@ -1,46 +1,52 @@
-"""`luopan template`: what a chat template makes of conversations, and which part of it is trained."""
+"""`luopan template`: what a chat template makes of conversations, what of it is trained, and what is wrong with it."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luopan.cli.app import examples, verb_app
+from luopan.cli.app import JsonFlag, examples, verb_app
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 app = verb_app()
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>What is trained</title>
-<style>body{{font:14px/1.5 monospace;max-width:60em;margin:2em auto;padding:0 1em}}
-pre{{white-space:pre-wrap;border-left:3px solid #ccc;padding-left:1em}}mark{{background:#bde5c8}}</style>
-<p>Marked: what the model is trained to say.</p>
-{body}
-"""
+
+class TrainOn(StrEnum):
+    """What is learnt."""
+
+    assistant = "assistant"
+    last_turn = "last_turn"
+    all = "all"
 
 
-@app.callback(
-    epilog=examples("luopan template render talks.jsonl --model runs/quickstart/sft", "luopan template render t.jsonl")
-)
+@app.callback(epilog=examples("luopan template list", "luopan template lint runs/quickstart/sft"))
 def template() -> None:
-    """Shows conversations as a model sees them, and what of them is trained."""
+    """Shows conversations as a model sees them, what of them is trained, and what is wrong with a chat template."""
 
 
 @app.command(
     epilog=examples(
         "luopan template render talks.jsonl --model runs/quickstart/tokenizer --limit 3",
-        "luopan template render talks.jsonl --html mask.html",
+        "luopan template render talks.jsonl --template qwen3 --train-on last_turn --html mask.html",
     )
 )
 def render(
-    file: Annotated[Path, typer.Argument(help="A .jsonl file with a `messages` list in every line.")],
+    file: Annotated[Path, typer.Argument(help="Conversations, pairs or text: .jsonl, .json, .csv, .parquet.")],
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="Whose tokenizer and template.")
     ] = "runs/quickstart/tokenizer",
-    limit: Annotated[int, typer.Option(min=1, help="How many conversations to show.")] = 10,
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Another template: a shipped one, or a .jinja file.")
+    ] = None,
+    train_on: Annotated[TrainOn, typer.Option(help="What is learnt of a conversation.")] = TrainOn.assistant,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 10,
     think: Annotated[bool, typer.Option(help="Thinking on for rows that do not say.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page instead of printing.")] = None,
 ) -> None:
@@ -48,51 +54,102 @@ def render(
 
     A row that cannot be used is named with its line and the reason; with any such row the exit code is 1.
     """
-    from luopan.errors import LuopanError
+    from luopan.artifacts import atomic_write_text
     from luopan.pipeline.models import tokenizer_folder
-    from luopan.tokens.chat import encode_chat, render_mask
+    from luopan.stages.rendered import render_file
+    from luopan.tokens.show import mask_page, render_mask
     from luopan.tokens.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tokenizer_folder(model))
-    style: Literal["plain", "ansi", "html"] = "html" if html else "ansi" if sys.stdout.isatty() else "plain"
-    shown, refused = [], 0
-    for where, row in rows_of(file, limit):
-        if isinstance(row, str):
-            refused += 1
-            print(f"error: {where}: {row}", file=sys.stderr)
-            continue
-        thinking = bool(row.get("enable_thinking", row.get("chat_template_kwargs", {}).get("enable_thinking", think)))
-        try:
-            example = encode_chat(
-                tokenizer, row["messages"], enable_thinking=thinking, tools=row.get("tools"), where=where
-            )
-        except LuopanError as error:
-            refused += 1
-            print(f"error: {error}", file=sys.stderr)
-            continue
-        trained = sum(label != -100 for label in example.labels)
-        title = f"{where}: {len(example.input_ids)} tokens, {trained} trained"
-        text = render_mask(tokenizer, example, style)
-        shown.append(f"<h3>{title}</h3><pre>{text}</pre>" if html else f"{title}\n{text}")
-    if html:
-        from luopan.artifacts import atomic_write_text
+    if template is not None:
+        from luopan.tokens.lint import use_template
 
-        atomic_write_text(html, PAGE.format(body="\n".join(shown)))
+        use_template(tokenizer, source_of(template))
+    found = render_file(file, tokenizer, limit=limit, train_on=train_on.value, think=think)
+    if found.decision:
+        print(found.decision, file=sys.stderr)
+    for fault in found.faults:
+        print(f"error: {fault}", file=sys.stderr)
+    if html:
+        atomic_write_text(html, mask_page(tokenizer, found.shown, found.faults, found.decision))
         print(f"wrote {html}")
     else:
-        print("\n".join(shown))
-    if refused:
+        style: Any = "ansi" if sys.stdout.isatty() else "plain"
+        print("\n".join(f"{title}\n{render_mask(tokenizer, example, style)}" for title, example in found.shown))
+    if found.faults:
         raise typer.Exit(1)
 
 
-def rows_of(file: Path, limit: int) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """(file:line, row) of the first `limit` rows; in place of a row that is no conversation, what is wrong with it."""
-    from luopan.stages.rows import read_rows
+@app.command(
+    epilog=examples("luopan template lint runs/quickstart/sft", "luopan template lint chat.jinja --model my-model")
+)
+def lint(
+    what: Annotated[str, typer.Argument(metavar="MODEL|NAME|FILE", help="A model, a shipped template, a .jinja file.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Whose tokenizer a named template or a file is for.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Looks for what a template drops, leaks or trains wrongly; with an error the exit code is 1.
 
-    for row in islice(read_rows(file), limit):
-        if row.values is None:
-            yield row.where, row.fault
-        elif not isinstance(row.values.get("messages"), list):
-            yield row.where, "has no list of `messages`"
-        else:
-            yield row.where, row.values
+    A template without a model is looked at with a stand-in tokenizer that has the control tokens it writes.
+    """
+    from luopan.pipeline.models import tokenizer_folder
+    from luopan.tokens.lint import announced_stops, lint_template, report_text, stand_in_tokenizer
+    from luopan.tokens.tokenizer import load_tokenizer
+
+    source = source_of(what) if is_template(what) else None
+    owner = model if source is not None else what
+    folder = tokenizer_folder(owner) if owner is not None else None
+    tokenizer: PreTrainedTokenizerFast = load_tokenizer(folder) if folder else stand_in_tokenizer(str(source))
+    report = lint_template(tokenizer, source=source, generation_eos=announced_stops(folder) if folder else None)
+    print(json.dumps(report.as_json(), ensure_ascii=False, indent=1) if as_json else report_text(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("list", epilog=examples("luopan template list", "luopan template list --json"))
+def list_templates(as_json: JsonFlag = False) -> None:
+    """The templates that ship, and what each can do."""
+    from dataclasses import asdict
+
+    from luopan.tokens.templates import TEMPLATES
+
+    if as_json:
+        print(json.dumps([asdict(info) for info in TEMPLATES.values()], ensure_ascii=False, indent=1))
+        return
+    for info in TEMPLATES.values():
+        print(f"{info.name}: {info.description}")
+        facts = {"system": info.system_role, "tools": info.tools, "thinking": info.thinking, "limits": info.limits}
+        for name, value in facts.items():
+            if value:
+                print(f"  {name:<10}{value}")
+
+
+@app.command(epilog=examples("luopan template show qwen3"))
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="One of `luopan template list`.")]) -> None:
+    """Prints the source of a template that ships."""
+    from luopan.tokens.templates import template_source
+
+    print(template_source(name), end="")
+
+
+def is_template(what: str) -> bool:
+    """A shipped template's name or a .jinja file, rather than a model."""
+    from luopan.tokens.templates import TEMPLATES
+
+    return what.endswith(".jinja") or (what in TEMPLATES and not Path(what).is_dir())
+
+
+def source_of(what: str) -> str:
+    """The source of a shipped template, or of a .jinja file."""
+    from luopan.artifacts import mend_os_errors
+    from luopan.errors import ModelError
+    from luopan.tokens.templates import template_source
+
+    if not what.endswith(".jinja"):
+        return template_source(what)
+    if not Path(what).is_file():
+        raise ModelError("no such file", where=what)
+    with mend_os_errors(Path(what)):
+        return Path(what).read_text(encoding="utf-8")

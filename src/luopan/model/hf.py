@@ -32,6 +32,7 @@ __all__ = [
     "from_hf_config",
     "import_state_dict",
     "load",
+    "read_tensors",
     "read_config",
     "save",
     "to_hf_config",
@@ -87,14 +88,14 @@ def import_state_dict(
 
 
 def _hf_name(name: str) -> str:
-    return name if name.startswith("lm_head.") else f"model.{name}"
+    return name if name.startswith(("lm_head.", "score.")) else f"model.{name}"
 
 
 def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Decoder:
     """The decoder in a Hugging Face folder, on the CPU, in `dtype` (None: as stored)."""
     path = Path(path)
     config = read_config(path)
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     with torch.device("meta"):
         model = Decoder(config)
     buffers = {name for name, _ in model.named_buffers()}
@@ -127,7 +128,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a folder by name. ModelError where they are missing, damaged or pickled."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

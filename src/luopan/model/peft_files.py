@@ -1,6 +1,6 @@
 """Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, in and out.
 
-What is written loads with `peft.PeftModel.from_pretrained` on the base model and gives the same logits; what PEFT writes
+What is written loads with `peft.PeftModel.from_pretrained` on the base model, with the same logits; what PEFT writes
 for linear layers (LoRA, rsLoRA, DoRA, ranks by pattern, modules trained in full) is read. What would change the
 result and is not done here is refused by its key. Safetensors only: a pickle is never opened.
 """

@@ -10,7 +10,7 @@ put under prompts that they do not answer, not below 0, and without gradient. TR
 micro-batch of all ranks, so that the loss changes with the number of accumulation steps and of GPUs. Here it is taken
 over a *group* of examples that always stay together (the stages: a packed row), so neither can change it.
 
-Limits: z is noisy for small groups and, being cut off at 0, biased upwards; a group with no mismatched answer has z = 0.
+Limits: z is noisy for small groups and, cut off at 0, biased upwards; a group with no mismatched answer has z = 0.
 """
 
 from __future__ import annotations

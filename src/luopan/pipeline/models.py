@@ -7,6 +7,7 @@ first and fetched when it is not there and the hub can be reached; safetensors o
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,3 +92,31 @@ def default_sampling(model: str | Path) -> dict[str, Any]:
     if said.get("top_k") == 0:
         del said["top_k"]
     return {"temperature": 1.0, **said}
+
+
+def merge_models(
+    out: Path,
+    models: Sequence[str],
+    *,
+    method: str = "linear",
+    weights: tuple[float, ...] = (),
+    normalize: bool = True,
+    base: str | None = None,
+    said: Callable[[str], None] = lambda text: None,
+    **knobs: float | None,
+) -> dict[str, Any]:
+    """Merge MODELs, or adapters' folders, into the folder `out`; returns the record that `merge.json` there holds.
+
+    `knobs`: t, density, scale. Raises ModelError, also for a knob that would have no effect.
+    """
+    from luopan.model.merge import MergePlan
+    from luopan.model.merge_files import merge_folders
+    from luopan.model.peft_files import CONFIG
+
+    acts = {"t": ("slerp",), "density": ("ties",), "scale": ("task_arithmetic", "ties")}
+    given = {name: value for name, value in knobs.items() if value is not None}
+    if idle := [name for name in given if method not in acts[name]]:
+        raise ModelError(f"--{idle[0]} has no effect with method {method}")
+    folders = [Path(model) if (Path(model) / CONFIG).is_file() else model_folder(model) for model in models]
+    plan = MergePlan(method, weights, normalize, **given)  # type: ignore[arg-type]
+    return merge_folders(folders, out, plan, model_folder(base) if base else None, said)

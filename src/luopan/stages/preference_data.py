@@ -19,7 +19,7 @@ from luopan.recipe.parts import RowSource
 from luopan.recipe.preference_specs import PreferenceSpec
 from luopan.stages.measure import SUITE_SEED
 from luopan.stages.rows import read_source
-from luopan.tokens.chat import Conversation, encode_chats, encode_prompts
+from luopan.tokens.chat import Conversation, TrainOn, encode_chats, encode_prompts
 from luopan.tokens.convert import convert
 from luopan.tokens.example import IGNORE, Example, share_prefix
 from luopan.tokens.formats import Extras, PairRow, UnpairedRow, recognise
@@ -36,6 +36,10 @@ class Answer:
 
     example: Example
     prompt: int
+
+    def with_fields(self, fields: dict[str, float]) -> Answer:
+        """The same with these fields on its document."""
+        return replace(self, example=replace(self.example, fields=fields)) if fields else self
 
 
 EncodedPair = tuple[Answer, Answer]
@@ -136,22 +140,18 @@ def held_out(rows: Sequence[AnswerRow], test: int, where: str) -> tuple[list[Ans
 def encode_answers(
     tokenizer: Any, rows: Sequence[tuple[list[dict[str, Any]], list[dict[str, Any]], Extras]], max_length: int
 ) -> dict[int, Answer | str]:
-    """Each (prompt, answer, extras) as tokens, or what is wrong with it. All assistant turns of the answer are trained."""
+    """Each (prompt, answer, extras) as tokens, or its fault. All assistant turns of the answer are trained."""
     talks = [
         Conversation([*prompt, *answer], bool(extras.enable_thinking), extras.tools, extras.where, extras.arguments)
         for prompt, answer, extras in rows
     ]
     found: dict[int, Answer | str] = {}
-    for train_on, wanted in (("last_turn", True), ("assistant", False)):
-        numbers = [i for i, (_, answer, _) in enumerate(rows) if (len(answer) == 1) is wanted]
+    ways: tuple[tuple[TrainOn, bool], ...] = (("last_turn", True), ("assistant", False))
+    for train_on, single in ways:
+        numbers = [i for i, (_, answer, _) in enumerate(rows) if (len(answer) == 1) is single]
         if not numbers:
             continue
-        encoded = encode_chats(
-            tokenizer,
-            [talks[i] for i in numbers],
-            max_length=max_length,
-            train_on="last_turn" if wanted else "assistant",
-        )
+        encoded = encode_chats(tokenizer, [talks[i] for i in numbers], max_length=max_length, train_on=train_on)
         found |= {numbers[item.index]: item.reason for item in encoded.set_aside}
         kept = [numbers[place] for place in encoded.kept]
         prompts = encode_prompts(tokenizer, [replace(talks[i], messages=rows[i][0]) for i in kept], keep_thinking=True)
@@ -162,7 +162,11 @@ def encode_answers(
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[PairRow], max_length: int, aside: Aside) -> list[EncodedPair]:
-    """Both answers of each pair; one that does not fit takes the other with it. DataError where none is left."""
+    """Both answers of each pair; one that does not fit takes the other with it. DataError where none is left.
+
+    Where any pair has a margin, all carry one (0 if they do not say).
+    """
+    margins = any(pair.margin is not None for pair in pairs)
     sides = [
         encode_answers(tokenizer, [(pair.prompt, getattr(pair, side), pair.extras) for pair in pairs], max_length)
         for side in ("chosen", "rejected")
@@ -171,7 +175,8 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[PairRow], max_length: int, asid
     for i, pair in enumerate(pairs):
         chosen, rejected = sides[0][i], sides[1][i]
         if isinstance(chosen, Answer) and isinstance(rejected, Answer):
-            both.append((chosen, rejected))
+            fields = {"margin": pair.margin or 0.0} if margins else {}
+            both.append((chosen.with_fields(fields), rejected.with_fields(fields)))
         else:
             side, reason = ("chosen", chosen) if isinstance(chosen, str) else ("rejected", rejected)
             aside.append((pair.extras.where, f"{side}: {reason}"))

@@ -14,8 +14,8 @@ from typing import Any
 from luopan.tokens.formats import AnyRow, ChatRow, Extras, Format, PairRow, Row, TextRow, UnpairedRow
 
 ROLES = {
-    "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant", "bot": "assistant",
-    "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+    "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
+    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool", "observation": "tool",
     "function_response": "tool", "tool_response": "tool", "function": "tool", "ipython": "tool",
     "function_call": "function_call", "tool_call": "function_call",
 }  # fmt: skip
@@ -59,7 +59,7 @@ def _messages(row: Row, form: Format) -> Messages:
             _user(prompt),
             _assistant(_text(row.get(form.columns[1]), form.columns[1])),
         ]
-    prompt, completion = (row.get(column) for column in form.columns)
+    prompt, completion = row.get(form.columns[0]), row.get(form.columns[1])
     asked_in = _talk(prompt, form.columns[0]) if isinstance(prompt, list) else [_user(_text(prompt, form.columns[0]))]
     if isinstance(completion, list):
         return asked_in + _talk(completion, form.columns[1])

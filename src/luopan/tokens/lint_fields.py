@@ -25,6 +25,7 @@ class Case:
     tools: Sequence[Mapping[str, Any]] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     earlier_thinking: bool = False
+    odd: bool = False  # not standard: that the template fails on it is as good as a refusal
 
 
 def _parts(text: str) -> list[dict[str, str]]:
@@ -49,16 +50,23 @@ def _plain() -> Iterator[Case]:
         ("assistant", [user(), says(_parts("Zqp"))]),
     ):
         yield Case(f"{name}, list content", messages, {f"{name} content, {n} part": f"Zqp{n}" for n in "ab"})
-    yield Case("user, list content of strings", [user([word("s1"), word("s2")]), says()], {"user content, a string in a list": word("s1")})
-    yield Case("user, content that is an object", [user({"text": word("o")}), says()], {"user content, an object": word("o")})
-    strange = [user(), says(), {"role": "critic", "content": word("role")}, user(), says()]
-    yield Case("unknown role", strange, {"content of an unknown role": word("role")})
+    yield from _odd()
     for name, messages in (
         ("system", [system(""), user(), says()]),
         ("user", [user(""), says()]),
         ("assistant", [user(), says(""), user(), says()]),
     ):
         yield Case(f"{name}, empty content", messages)
+
+
+def _odd() -> Iterator[Case]:
+    """What no standard asks for, but data has."""
+    strings = [user([word("s1"), word("s2")]), says()]
+    yield Case("user, list of strings", strings, {"user content, a string in a list": word("s1")}, odd=True)
+    held = [user({"text": word("o")}), says()]
+    yield Case("user, content that is an object", held, {"user content, an object": word("o")}, odd=True)
+    strange = [user(), says(), {"role": "critic", "content": word("role")}, user(), says()]
+    yield Case("unknown role", strange, {"content of an unknown role": word("role")}, odd=True)
 
 
 def _thinking() -> Iterator[Case]:
@@ -112,7 +120,8 @@ def _definitions(variables: set[str]) -> Iterator[Case]:
     yield Case("tools", talk, words, [described])
     second = [tool("first"), tool("Zqsecondqz")]
     yield Case("tools, several", talk, {"tools, second of several": "Zqsecondqz"}, second)
-    yield Case("tools beside a system prompt", [system(word("sys")), *talk], {"system content beside tools": word("sys")},
+    instructed = [system(word("sys")), *talk]
+    yield Case("tools beside a system prompt", instructed, {"system content beside tools": word("sys")},
                [described])  # fmt: skip
     yield Case("tools, empty list", talk, tools=[])
     given: dict[str, Any] = {
@@ -127,7 +136,9 @@ def _definitions(variables: set[str]) -> Iterator[Case]:
         override = {"system_override": word("over")}
         yield Case("system_override", talk, {"system_override": word("over")}, arguments=override)
         beside = [system(word("sys")), *talk]
-        yield Case("system_override beside system", beside, {"system beside system_override": word("sys")}, arguments=override)
+        yield Case(
+            "system_override beside system", beside, {"system beside system_override": word("sys")}, arguments=override
+        )
     if "python_tools" in variables:
         functions = {"python_tools": ["def Zqnameqz(key): ..."]}
         code = [user(), says("", tool_calls=[call("Zqcalledqz", {"key": word("val")})]), result("rain"), says()]
@@ -143,7 +154,7 @@ def cases(variables: set[str]) -> list[Case]:
 
 
 def check_fields(probe: Probe) -> Iterator[Finding]:
-    """Rules `dropped`, `thinking-history`, `leaked`, `python-repr`, `double-encoded`, `fails`, `refuses`, `repeated`."""
+    """What is dropped, leaked, repeated, wrongly encoded; what is refused, and what the template fails on."""
     refused: dict[str, str] = {}
     plain = probe.render([user(), says()])
     if not plain.usable:
@@ -160,10 +171,10 @@ def check_fields(probe: Probe) -> Iterator[Finding]:
         done = probe.render(case.messages, tools=case.tools, **case.arguments)
         if done.refused:
             refused[case.where] = done.refused
-        elif done.crashed:
+        elif done.crashed and not case.odd:
             hint = "handle the case, or refuse it with raise_exception and a sentence that says why"
             yield Finding("fails", "warning", case.where, f"the template fails on it: {done.crashed}", hint)
-        else:
+        elif done.usable:
             yield from _missing(case, done)
             yield from _leaks(probe, case, done, plain.text)
             yield from _unclosed(probe, case.where, done.text)
@@ -205,7 +216,9 @@ def _leaks(probe: Probe, case: Case, done: Rendered, plain: str) -> Iterator[Fin
                       around(text, leak.start()))  # fmt: skip
     if leak := _TOOLS.search(text) or re.search("{'Zqkeyqz'", text):
         message = "an object is written as Python shows it, which is no JSON"
-        yield Finding("python-repr", "warning", case.where, message, "write it with | tojson", around(text, leak.start()))
+        yield Finding(
+            "python-repr", "warning", case.where, message, "write it with | tojson", around(text, leak.start())
+        )
     if (at := text.find('\\"Zqkeyqz')) >= 0:
         hint = "write arguments that are text as they are: {{ a if a is string else a | tojson }}"
         yield Finding("double-encoded", "warning", case.where, "arguments given as JSON text are encoded twice", hint,
@@ -225,7 +238,9 @@ def _unclosed(probe: Probe, where: str, text: str) -> Iterator[Finding]:
             json.JSONDecoder().raw_decode(text, found.start())
         except ValueError as error:
             message = f"a tool call is no JSON: {error}"
-            yield Finding("bad-json", "error", where, message, "write an object, its braces closed", text[found.start() :][:120])
+            yield Finding(
+                "bad-json", "error", where, message, "write an object, its braces closed", text[found.start() :][:120]
+            )
 
 
 def _pictures(probe: Probe) -> Iterator[Finding]:

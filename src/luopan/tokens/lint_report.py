@@ -62,3 +62,21 @@ def sorted_report(findings: Iterable[Finding]) -> LintReport:
         if known is None or SEVERITIES.index(finding.severity) < SEVERITIES.index(known.severity):
             once[finding.rule, finding.where] = finding
     return LintReport(sorted(once.values(), key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def report_text(report: LintReport) -> str:
+    """The findings for a terminal; the same thing found in several places is said once."""
+    groups: dict[tuple[str, str, str, str], list[Finding]] = {}
+    for finding in report.findings:
+        groups.setdefault((finding.severity, finding.rule, finding.message, finding.hint), []).append(finding)
+    lines = []
+    for (severity, rule, message, hint), found in groups.items():
+        lines.append(f"{severity}: {rule}: {message}")
+        lines.append(f"  in {'; '.join(finding.where for finding in found)}")
+        if found[0].example:
+            lines.append(f"  for example {found[0].example!r}")
+        if hint and severity != "info":
+            lines.append(f"  {hint}")
+    counts = {name: sum(f.severity == name for f in report.findings) for name in ("error", "warning")}
+    said = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
+    return "\n".join([*lines, said or "nothing wrong found"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luopan.tokens.lint_probe import CONTROL, Probe, around, call, result, says, system, tool, user
-from luopan.tokens.lint_report import Finding
+from luopan.tokens.lint_report import Finding, Severity
 from luopan.tokens.template import Piece
 
 U1, A1, U2, A2, CALLED, THOUGHT = "Zquoneqz", "Zqaoneqz", "Zqutwoqz", "Zqatwoqz", "Zqcalledqz", "Zqthoughtqz"
@@ -22,7 +22,7 @@ _HINTS = {
     "no-stop": "end an assistant turn with a control token, and name it as eos",
     "prompt-differs": "let add_generation_prompt write exactly the header of an assistant turn",
     "no-generation-prompt": "write the assistant's header where add_generation_prompt is set",
-    "rewrites-history": "train on the last turn only (train_on: last_turn); at inference a turn is seen in its new form",
+    "rewrites-history": "train on the last turn only (train_on: last_turn): at inference a turn has its new form",
     "roles": "write each message under a header of its own role",
 }
 
@@ -52,9 +52,8 @@ def talks() -> list[Talk]:
     ]
 
 
-def _find(rule: str, where: str, message: str, example: str = "", severity: str = "error") -> Finding:
-    level = "warning" if severity == "warning" else "error"
-    return Finding(rule, level, where, message, _HINTS.get(rule, ""), example)
+def _find(rule: str, where: str, message: str, example: str = "", severity: Severity = "error") -> Finding:
+    return Finding(rule, severity, where, message, _HINTS.get(rule, ""), example)
 
 
 def check_spans(probe: Probe) -> Iterator[Finding]:
@@ -81,8 +80,12 @@ def _unmarked(probe: Probe) -> Finding:
     done = probe.render(talk.messages)
     ends = [probe.render(talk.messages[: i + 1]).text.rstrip() for i, _ in talk.turns]
     whole = all(done.text.startswith(end) for end in ends)
-    how = "of every turn" if whole else "of the last turn only (train_on: last_turn), because earlier turns are rewritten"
-    message = f"no {{% generation %}}: the trained part is found here by rendering the prompt {how}; others train on all"
+    how = (
+        "of every turn" if whole else "of the last turn only (train_on: last_turn), because earlier turns are rewritten"
+    )
+    message = (
+        f"no {{% generation %}}: the trained part is found here by rendering the prompt {how}; others train on all"
+    )
     return Finding("no-generation", "warning", "assistant", message, "mark the answer and its stop token")
 
 
@@ -105,7 +108,9 @@ def _prompts(probe: Probe, talk: Talk, text: str) -> Iterator[Finding]:
         elif not (text.startswith(prompt.text) and text.startswith(newest.text.rstrip())):
             last = number + 1 == len(talk.turns)
             at = _common(newest.text, text)
-            message = f"once others follow, a turn changes: {newest.text[at : at + 50]!r} becomes {text[at : at + 50]!r}"
+            message = (
+                f"once others follow, a turn changes: {newest.text[at : at + 50]!r} becomes {text[at : at + 50]!r}"
+            )
             yield _find("rewrites-history", talk.where, message, text[:160], "error" if last else "warning")
 
 
@@ -167,7 +172,9 @@ def _begins(talk: Talk, text: str, run: tuple[int, int], prompt: str) -> Iterato
         yield _find("header-trained", talk.where, f"{inside!r} of the prompt is trained on", around(text, run[0]))
     elif run[0] > len(prompt):
         skipped = text[len(prompt) : run[0]]
-        yield _find("trained-late", talk.where, f"{skipped!r} must be generated, and is not trained on", around(text, run[0]))
+        yield _find(
+            "trained-late", talk.where, f"{skipped!r} must be generated, and is not trained on", around(text, run[0])
+        )
 
 
 def _closes(probe: Probe, talk: Talk, text: str, run: tuple[int, int], behind: int) -> Iterator[Finding]:
@@ -303,4 +310,6 @@ def _stripped(probe: Probe) -> Iterator[Finding]:
         text = probe.render(messages).text
         if "Zqspacedqz" in text and said not in text:
             at = text.find("Zqspacedqz")
-            yield Finding("strips", "warning", where, "white space round the content is taken away", hint, around(text, at))
+            yield Finding(
+                "strips", "warning", where, "white space round the content is taken away", hint, around(text, at)
+            )

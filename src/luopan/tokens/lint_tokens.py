@@ -1,4 +1,4 @@
-"""Template and tokenizer together: BOS, padding, stop and control tokens, dates, defaults, parsers, training's tokens."""
+"""Template and tokenizer together: BOS, padding, stop and control tokens, dates, defaults, parsers, training."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def _beginning(probe: Probe) -> Iterator[Finding]:
     elif text.count(bos) > 1 and bos != turn_end(probe) and bos != tokenizer.eos_token and text.startswith(bos + bos):
         yield Finding("double-bos", "error", "bos_token", f"the template writes {bos} more than once", hint, text[:80])
     elif adds and bos not in text:
-        message = f"the tokenizer begins texts with {bos}, the template does not, so chats begin unlike the pre-training"
+        message = (
+            f"the tokenizer begins texts with {bos}, the template does not, so chats begin unlike the pre-training"
+        )
         yield Finding("no-bos", "warning", "bos_token", message, "begin the template with {{- bos_token -}}", text[:60])
 
 
@@ -135,7 +137,9 @@ def _defaults(probe: Probe) -> Iterator[Finding]:
         words = words.replace(token, "")
     if later and first.endswith(later) and re.search(r"[^\W\d_]{2,}", words):
         message = "without a system message it writes one of its own"
-        yield Finding("default-system", "info", "system", message, "give a system message where that is not wanted", own)
+        yield Finding(
+            "default-system", "info", "system", message, "give a system message where that is not wanted", own
+        )
 
 
 def _training(probe: Probe) -> Iterator[Finding]:
@@ -149,7 +153,9 @@ def _training(probe: Probe) -> Iterator[Finding]:
             prompt = encode_prompt(tokenizer, talk[:-1], keep_thinking=True)
         except LuopanError as error:
             if train_on == "last_turn":
-                yield Finding("untrainable", "error", "assistant", f"training refuses it: {error.message}", error.hint or "")
+                yield Finding(
+                    "untrainable", "error", "assistant", f"training refuses it: {error.message}", error.hint or ""
+                )
             else:
                 hint = "train on the last turn only (train_on: last_turn)"
                 yield Finding("rewrites-history", "warning", "training", error.message, hint)
@@ -166,7 +172,9 @@ def _border(tokenizer: PreTrainedTokenizerFast, probe: Probe, talk: list[dict[st
         return
     asked = list(tokenizer(prompt, add_special_tokens=False).input_ids)
     if list(tokenizer(whole, add_special_tokens=False).input_ids)[: len(asked)] != asked:
-        message = "the prompt's last characters merge with the answer into one token when the text is encoded in one piece"
+        message = (
+            "the prompt's last characters merge with the answer into one token when the text is encoded in one piece"
+        )
         hint = "here both are encoded apart; elsewhere end the prompt on a control token or a line break"
         yield Finding("border-merges", "warning", "generation prompt", message, hint, prompt[-40:])
 

@@ -153,7 +153,7 @@ def mark_turns(pieces: Sequence[Piece], prompts: Sequence[str], ends: Sequence[s
     cuts: list[tuple[int, int]] = []
     for prompt, end in zip(prompts, ends, strict=True):
         if not (text.startswith(end) and end.startswith(prompt)):
-            hint = "train on the last turn only (train_on: last_turn), or use a template with {% generation %} around the answer"
+            hint = "train on the last turn only (train_on: last_turn), or use a template with {% generation %}"
             raise DataError("the chat template rewrites earlier turns once others follow", where=where, hint=hint)
         cuts.append((len(prompt), len(end.rstrip())))
     marked, at = [], 0

@@ -1,8 +1,8 @@
 """The chat templates that ship: their Jinja source, and the answers to what one asks of a template before using it.
 
 Has it a system role? Tools, and in which form? Thinking, and how is it switched? Which parsers of an inference engine
-read its answers? Sources lie in `templates/`, written here after the published wire formats; other wordings around tools
-and system prompts are ours. None writes a date of its own, and what one cannot render it refuses.
+read its answers? Sources lie in `templates/`, written here after the published wire formats; other wordings around
+tools and system prompts are ours. None writes a date of its own, and what one cannot render it refuses.
 """
 
 from __future__ import annotations
