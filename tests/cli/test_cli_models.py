@@ -154,7 +154,7 @@ def test_template_shows_what_is_trained(sft: str, capsys: Captured, tmp_path: Pa
     fine = json.dumps({"messages": good})
     for text, message, code in (
         ("{\n" + fine, ":1: not JSON", 1),
-        ('{"text": 3}\n' + fine, ":1: has no list of `messages`", 1),
+        ('{"text": 3}\n' + fine, ":1: no list in the column `messages`", 1),
         ("", "no rows", 2),
     ):
         file.write_text(text)

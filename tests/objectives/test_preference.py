@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from luopan.errors import RecipeError
-from luopan.objectives.config import PreferenceLossType
+from luopan.objectives.config import PreferenceLossType, check_preference
+from luopan.objectives.kto import kto
 from luopan.objectives.preference import dpo
 
 KINDS = [("sigmoid", 0.0), ("sigmoid", 0.1), ("ipo", 0.0), ("hinge", 0.0), ("robust", 0.2)]
-KINDS += [("apo_zero", 0.0), ("apo_down", 0.0)]
+KINDS += [("apo_zero", 0.0), ("apo_down", 0.0), ("exo_pair", 1e-3), ("nca_pair", 0.0), ("sppo_hard", 0.0)]
 
 
 def sigmoid(x: float) -> float:
@@ -37,6 +38,13 @@ LENGTHS = {"chosen_lengths": torch.tensor([4]), "rejected_lengths": torch.tensor
         ("ipo", 0.0, (2 / 4 - -1 / 2 - 1.0) ** 2),  # 1/(2 * 0.5) = 1: exactly at the target
         ("apo_zero", 0.0, 1 - sigmoid(1.0) + sigmoid(-0.5)),
         ("apo_down", 0.0, sigmoid(1.0) + 1 - sigmoid(1.5)),
+        ("nca_pair", 0.0, -math.log(sigmoid(1.0)) - 0.5 * math.log(sigmoid(-1.0)) - 0.5 * math.log(sigmoid(0.5))),
+        ("sppo_hard", 0.0, (2 - 1) ** 2 + (-1 + 1) ** 2),  # 1/(2 * 0.5) = 1
+        (
+            "exo_pair",
+            0.1,
+            sigmoid(1.5) * math.log(sigmoid(1.5) / 0.9) + sigmoid(-1.5) * math.log(sigmoid(-1.5) / 0.1),
+        ),
     ],
 )
 def test_by_hand(loss_type: PreferenceLossType, smoothing: float, expected: float) -> None:
@@ -50,7 +58,8 @@ def test_by_hand(loss_type: PreferenceLossType, smoothing: float, expected: floa
 
 
 def test_every_loss_type_is_compared() -> None:
-    assert {kind for kind, _ in KINDS} == set(get_args(PreferenceLossType))
+    elsewhere = {"orpo", "simpo", "sft", "kto"}  # other trainers of TRL; below
+    assert {kind for kind, _ in KINDS} | elsewhere == set(get_args(PreferenceLossType))
 
 
 @pytest.mark.parametrize(("loss_type", "smoothing"), KINDS)
@@ -144,12 +153,10 @@ def test_loss_is_a_sum_over_pairs() -> None:
 
 
 def test_nll_of_the_chosen_is_added_and_reported() -> None:
-    nll = torch.tensor([0.7], requires_grad=True)
-    plain, mixed = dpo(*PAIR, beta=0.5, nll=nll), dpo(*PAIR, beta=0.5, nll=nll, nll_coef=2.0)
-    assert (mixed.total - plain.total).item() == pytest.approx(1.4)
-    assert mixed.metrics["nll_loss"][0].item() == pytest.approx(0.7)
-    mixed.total.backward()
-    assert nll.grad is not None and nll.grad.item() == 2.0
+    plain, mixed = dpo(*PAIR, beta=0.5, **LENGTHS), dpo(*PAIR, beta=0.5, nll_coef=2.0, **LENGTHS)
+    # The chosen answer's log-probability is -10 over 4 tokens.
+    assert (mixed.total - plain.total).item() == pytest.approx(2 * 2.5)
+    assert mixed.metrics["nll_loss"][0].item() == pytest.approx(2.5)
 
 
 def test_gradient_raises_chosen_and_lowers_rejected() -> None:
@@ -172,10 +179,119 @@ def test_gradient_raises_chosen_and_lowers_rejected() -> None:
         ({"beta": 0.1, "loss_type": "robust"}, "without label_smoothing"),
         ({"beta": 0.1, "label_smoothing": 0.5}, "label_smoothing"),
         ({"beta": 0.1, "loss_type": "ipo"}, "lengths"),
-        ({"beta": 0.1, "nll_coef": 1.0}, "negative log-likelihood"),
+        ({"beta": 0.1, "nll_coef": 1.0}, "lengths"),
         ({"beta": 0.1, "nll_coef": -1.0}, "nll_coef"),
     ],
 )
 def test_knobs_that_cannot_work_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         dpo(*PAIR, **arguments)
+
+
+# ---- without a reference, and several at once ----
+
+FREE = [torch.tensor([-2.0, -8.0]), torch.tensor([-6.0, -4.0])]  # chosen, rejected; 4 and 2 tokens each below
+FREE_LENGTHS = {"chosen_lengths": torch.tensor([4, 4]), "rejected_lengths": torch.tensor([2, 2])}
+
+
+def test_simpo_orpo_and_sft_by_hand() -> None:
+    # m_w = -0.5, -2; m_l = -3, -2
+    simpo = dpo(*FREE, beta=2.0, loss_type="simpo", simpo_gamma=0.5, **FREE_LENGTHS)
+    expected = [-math.log(sigmoid(2 * 2.5 - 0.5)), -math.log(sigmoid(-0.5))]
+    assert simpo.total.item() == pytest.approx(sum(expected), abs=1e-6)
+
+    def odds(mean: float) -> float:
+        return mean - math.log(1 - math.exp(mean))
+
+    orpo = dpo(*FREE, beta=0.1, loss_type="orpo", **FREE_LENGTHS)
+    expected = [0.5 - 0.1 * math.log(sigmoid(odds(-0.5) - odds(-3.0))), 2.0 - 0.1 * math.log(sigmoid(0.0))]
+    assert orpo.total.item() == pytest.approx(sum(expected), abs=1e-6)
+    both = dpo(*FREE, beta=2.0, loss_type=("simpo", "sft"), loss_weights=(1.0, 0.5), **FREE_LENGTHS)
+    plain = dpo(*FREE, beta=2.0, loss_type="simpo", **FREE_LENGTHS)
+    assert both.total.item() == pytest.approx(plain.total.item() + 0.5 * (0.5 + 2.0), abs=1e-6)
+
+
+def trl_odds_loss() -> Any:
+    from trl.experimental.orpo import ORPOTrainer
+
+    return ORPOTrainer.odds_ratio_loss
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_orpo_and_simpo_are_trls() -> None:
+    """On mean log-probabilities: ORPO's second term and CPOTrainer's "simpo"."""
+    from trl.experimental.cpo import CPOTrainer
+
+    torch.manual_seed(1)
+    lengths = torch.randint(2, 9, (2, 7))
+    means = -2 * torch.rand(2, 7) - 0.05
+    sums = (means * lengths).requires_grad_()
+    knobs = {"chosen_lengths": lengths[0], "rejected_lengths": lengths[1]}
+    found = sums / lengths
+    stand_in = SimpleNamespace(beta=0.3, accelerator=SimpleNamespace(device="cpu"), is_peft_model=False)
+    ratio = trl_odds_loss()(stand_in, found[0], found[1])[0]
+    theirs = (-found[0] - ratio).sum()
+    ours = dpo(sums[0], sums[1], beta=0.3, loss_type="orpo", **knobs).total
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(loss, sums, retain_graph=True)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    trainer = SimpleNamespace(
+        beta=0.3, loss_type="simpo", simpo_gamma=0.7, label_smoothing=0.0, alpha=0.0, accelerator=SimpleNamespace(device="cpu")
+    )
+    theirs = CPOTrainer.cpo_loss(trainer, found[0], found[1])[0].sum()
+    ours = dpo(sums[0], sums[1], beta=0.3, loss_type="simpo", simpo_gamma=0.7, **knobs).total
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_losses_that_do_not_go_together_are_refused() -> None:
+    for arguments, message in (
+        ({"loss_type": ("sigmoid", "sigmoid")}, "twice"),
+        ({"loss_type": "sft"}, "never looks at the rejected"),
+        ({"loss_type": ("kto", "sigmoid")}, "single answers"),
+        ({"loss_type": ("orpo", "sft")}, "holds the term"),
+        ({"loss_type": "sigmoid", "loss_weights": (2.0,)}, "only scales it"),
+        ({"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0,)}, "2 losses and 1"),
+        ({"loss_type": "sigmoid", "simpo_gamma": 0.5}, "no effect without loss_type simpo"),
+        ({"loss_type": "exo_pair"}, "infinite"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            check_preference(beta=0.1, **arguments)
+    with pytest.raises(RecipeError, match="a reference has no effect"):
+        dpo(*PAIR, beta=0.1, loss_type="simpo", **LENGTHS)
+    with pytest.raises(RecipeError, match="needs the reference"):
+        dpo(*PAIR[:2], beta=0.1)
+
+
+# ---- KTO ----
+
+
+def test_kto_by_hand() -> None:
+    # Group 0: mismatched d = 1 and 3, z = 2. Group 1: d = -4, z = 0.
+    ratios = torch.tensor([3.0, 1.0, -2.0], requires_grad=True)
+    term = kto(
+        ratios, torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), torch.tensor([1.0, 3.0, -4.0]),
+        torch.tensor([0, 0, 1]), num_groups=2, beta=0.5, undesirable_weight=2.0,
+    )  # fmt: skip
+    expected = (1 - sigmoid(0.5 * (3 - 2))) + 2 * (1 - sigmoid(0.5 * (2 - 1))) + (1 - sigmoid(0.5 * (-2 - 0)))
+    assert term.total.item() == pytest.approx(expected, abs=1e-6) and term.weight.item() == 3
+    term.total.backward()
+    assert ratios.grad is not None and ratios.grad[0] < 0 < ratios.grad[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_kto_is_trls_where_a_batch_is_one_group() -> None:
+    from trl.experimental.kto import KTOTrainer
+
+    torch.manual_seed(2)
+    chosen, rejected, mixed = (torch.randn(n) for n in (4, 3, 7))
+    zero = torch.zeros(7)
+    stand_in = SimpleNamespace(
+        beta=0.3, desirable_weight=1.0, undesirable_weight=1.5, calculate_KL=True, loss_type="kto",
+        accelerator=SimpleNamespace(device="cpu", gather_for_metrics=lambda x: x),
+    )  # fmt: skip
+    losses, *_ = KTOTrainer.kto_loss(stand_in, chosen, rejected, mixed, zero[:4], zero[:3], zero)
+    ours = kto(
+        torch.cat([chosen, rejected]), torch.tensor([True] * 4 + [False] * 3), torch.zeros(7, dtype=torch.int64), mixed,
+        torch.zeros(7, dtype=torch.int64), num_groups=1, beta=0.3, undesirable_weight=1.5,
+    )  # fmt: skip
+    torch.testing.assert_close(ours.total, losses.sum(), atol=1e-5, rtol=1e-5)

@@ -61,7 +61,9 @@ def test_a_template_of_ours_by_name_and_from_a_file(tmp_path: Path, source: Path
     assert tokenizer.chat_template == read_template("luopan")
     assert encode_chat(tokenizer, TALK).num_trained > 5
     file = tmp_path / "mine.jinja"
-    file.write_text("{% for m in messages %}{{ m.role }}: {% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
+    file.write_text(
+        "{% for m in messages %}{{ m.role }}: {% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    )
     assert read_template(str(file)) == file.read_text()
     with pytest.raises(ModelError, match="no chat template 'chatlm'"):
         read_template("chatlm")
@@ -84,7 +86,7 @@ def test_a_template_whose_tokens_are_unknown_names_them_and_they_can_be_added(tm
     assert tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer)) == "<|eot_id|>"
     for token in tokens:
         ids = tokenizer(token, add_special_tokens=False).input_ids
-        assert len(ids) == 1 and ids[0] in tokenizer.all_special_ids or token not in tokenizer.all_special_tokens
+        assert (len(ids) == 1 and ids[0] in tokenizer.all_special_ids) or token not in tokenizer.all_special_tokens
 
 
 def test_a_padding_token_that_stops_is_replaced(tmp_path: Path, source: Path) -> None:

@@ -84,13 +84,14 @@ def test_what_is_too_long_for_a_row_is_set_aside(chat: Chat, source: Artifact, t
     assert data.set_aside and len(data.examples) + len(data.set_aside) == 8
     assert all(len(example) <= 30 for example in data.examples)
     assert "longer than max_length 30" in data.set_aside[0][1]
-    assert data.sources == ["replay: general"] * len(data.examples) and data.turns == [1] * len(data.examples)
+    assert data.sources == ["replay: general"] * len(data.examples)
+    assert len(data.turns) == len(data.thinks) == len(data.examples)
 
 
 def test_replayed_answers_are_tied_to_the_model_as_it_came(chat: Chat, source: Artifact, tmp_path: Path) -> None:
     out = workspace(tmp_path / "run" / "sft")
     taught = Example([5, 6, 7, 8], [IGNORE, IGNORE, 7, 8])
-    data = ChatData([taught], ["skill"], [1])
+    data = ChatData([taught], ["skill"], [1], thinks=[False])
     loss = add_replay(data, chat, source, ReplaySpec(examples=4, max_new_tokens=6, kl_coef=2, top_k=9), 128, out)
     assert len(data.examples) == 5 and data.examples[0].labels == taught.labels
     batch = collate([data.examples], 256, 0)

@@ -51,7 +51,9 @@ def tiny(**more: Any) -> Decoder:
     return Decoder(config)
 
 
-@pytest.mark.parametrize("shape", [{}, {"tie_word_embeddings": False}, {"qk_norm": True}], ids=["llama", "untied", "qwen3"])
+@pytest.mark.parametrize(
+    "shape", [{}, {"tie_word_embeddings": False}, {"qk_norm": True}], ids=["llama", "untied", "qwen3"]
+)
 def test_transformers_gives_the_same_scores(tmp_path: Path, shape: dict[str, Any]) -> None:
     model = tiny(**shape).eval()
     add_score(model, seed=1)

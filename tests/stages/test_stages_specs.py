@@ -28,8 +28,8 @@ def refusal(spec: Any, **values: Any) -> str:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "exactly one of skill and path"),
-        ({"skill": "talk", "path": "a.jsonl", "examples": 3}, "exactly one of skill and path"),
+        ({}, "exactly one of skill, path and dataset"),
+        ({"skill": "talk", "path": "a.jsonl", "examples": 3}, "exactly one of skill, path and dataset"),
         ({"skill": "talk"}, "examples is required"),
         ({"path": "a.jsonl", "thinking": 0.5}, "no effect on a file"),
         ({"path": "a.jsonl", "options": {"digits": 1}}, "no effect on a file"),
@@ -51,10 +51,10 @@ def test_chat_sources_that_are_fine() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "exactly one of pairs and path"),
-        ({"pairs": 3, "path": "a.jsonl"}, "exactly one of pairs and path"),
-        ({"path": "a.jsonl", "flaw": "rude"}, "no effect on a file"),
-        ({"path": "a.jsonl", "flaw_cases": 4}, "no effect on a file"),
+        ({}, "exactly one of pairs and data"),
+        ({"pairs": 3, "data": [{"path": "a.jsonl"}]}, "exactly one of pairs and data"),
+        ({"data": [{"path": "a.jsonl"}], "flaw": "rude"}, "no effect on the user's pairs"),
+        ({"data": [{"path": "a.jsonl"}], "flaw_cases": 4}, "no effect on the user's pairs"),
         ({"pairs": 3, "loss_type": "ipo", "label_smoothing": 0.1}, "has no effect with loss_type 'ipo'"),
         ({"pairs": 3, "label_smoothing": 0.5}, "less than 0.5"),
         ({"pairs": 3, "beta": 0}, "greater than 0"),

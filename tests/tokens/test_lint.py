@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import ModelError
-from luopan.tokens.lint import LintReport, lint_template
+from luopan.tokens.lint import LintReport, lint_template, stand_in_tokenizer
 from luopan.tokens.templates import TEMPLATES, template_source
 
 Make = Callable[[str], PreTrainedTokenizerFast]
@@ -267,3 +268,22 @@ def test_what_cannot_be_looked_at_is_said(make: Make) -> None:
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
         lint_template(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llama3_2", {"own-date", "strips", "double-encoded"}),
+        ("qwen3", {"no-generation", "rewrites-history"}),
+        ("qwen2_5_training", {"stop-not-last"}),
+        ("gptoss", {"own-date", "no-generation"}),
+        ("deepseek_r1_distill", {"thinking-history", "no-generation"}),
+    ],
+)
+def test_templates_that_others_ship(name: str, expected: set[str]) -> None:
+    """Copies of models' own templates, as TRL brings them."""
+    file = Path(pytest.importorskip("trl").__file__).parent / "chat_templates" / f"{name}.jinja"
+    if not file.is_file():
+        pytest.skip("this TRL has no such file")
+    source = file.read_text(encoding="utf-8")
+    assert expected <= lint_template(stand_in_tokenizer(source)).rules()

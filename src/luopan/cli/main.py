@@ -26,7 +26,7 @@ VERBS = {
     "corpus": "make a corpus, look at what was kept and rejected, try thresholds",
     "tokenizer": "look at a tokenizer, compare tokenizers on a text, add tokens to a model",
     "export": "copy a model out, as a Hugging Face folder",
-    "template": "show what a chat template makes of conversations, and what is trained",
+    "template": "look at chat templates: what they make of conversations, what is trained, what is wrong",
 }
 
 EXAMPLES = """\

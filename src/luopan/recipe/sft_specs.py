@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from luopan.model.adapter_config import AdapterConfig
 from luopan.recipe.epochs import MODEL_KINDS, EpochConfig
 from luopan.recipe.parts import ChatSource, ChatSuite, Spec, check_weights
+from luopan.recipe.replay_specs import ForgettingSpec, ReplaySpec
 
 
 class ImportSpec(Spec):
@@ -53,6 +54,8 @@ class SftSpec(EpochConfig):
         default=False, description="without packing: batches of conversations of about one length"
     )
     adapter: AdapterConfig | None = Field(default=None, description="train a low-rank adapter, not the weights")
+    replay: ReplaySpec | None = Field(default=None, description="the model's own earlier answers, against forgetting")
+    forgetting: ForgettingSpec | None = Field(default=None, description="what must not change, before and after")
     suite: ChatSuite = ChatSuite()
     corpus: str | None = Field(default=None, description="curate stage: measures what fine-tuning forgets")
     eval_bytes: PositiveInt = 60_000
@@ -62,6 +65,8 @@ class SftSpec(EpochConfig):
     def _data_fits(self) -> Self:
         check_weights(self.data)
         self.check_adapter(self.adapter)
+        if self.replay is not None and any(source.weight is not None for source in self.data):
+            raise ValueError("replay comes beside the mixture: its weights would not hold; leave one of them out")
         if self.packing and self.group_by_length:
             raise ValueError("group_by_length has no effect with packing: rows are full")
         return self

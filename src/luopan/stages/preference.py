@@ -16,7 +16,6 @@ from luopan.artifacts import Artifact
 from luopan.model.lora import adapters_off
 from luopan.objectives.config import loss_types, needs_reference
 from luopan.recipe.preference_specs import PreferenceSpec
-from luopan.report.data import Note
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
@@ -44,7 +43,7 @@ from luopan.stages.preference_data import (
 )
 from luopan.stages.preference_figures import drift, judged, own_answers, preference_figures, sampled_answers
 from luopan.stages.reference import reference_logprobs, score_rows, with_reference
-from luopan.stages.tuning import open_tuned, save_tuned
+from luopan.stages.tuning import adapter_notes, open_tuned, save_tuned
 from luopan.train.losses import kto_loss, preference_loss
 from luopan.train.preflight import check_training
 
@@ -99,7 +98,7 @@ class Preference:
             chat,
             result,
             capacity,
-            notes=[*answers.notes, *([Note(text=adapter.text)] if adapter else [])],
+            notes=[*answers.notes, *adapter_notes(adapter)],
             summary=f"{answers.count} {'answers' if spec.unpaired else 'pairs'}, "
             f"{', '.join(loss_types(spec.loss_type))}, beta {spec.beta:g}; "
             + (f"the reference is {_name(inputs)}." if test_reference else "no reference."),

@@ -70,6 +70,11 @@ def replay_prompts(name: str, n: int, split: Split) -> list[Messages]:
     return found
 
 
+def prompt_files(*names: str | None) -> list[str]:
+    """Those of the names that are files of the user's."""
+    return [name for name in names if name is not None and name != GENERAL]
+
+
 def replies(
     chat: Chat, source: Artifact, prompts: Sequence[Messages], sampling: SamplingParams, split: Split, out: Workspace
 ) -> list[Reply]:
@@ -112,6 +117,7 @@ def add_replay(
         data.examples.append(example)
         data.sources.append(name)
         data.turns.append(1)
+        data.thinks.append(False)
     return _hold(data, name, chat, spec) if spec.kl_coef else causal_lm_loss
 
 

@@ -29,14 +29,23 @@ from luopan.stages.conversations import (
     set_aside_note,
     set_aside_report,
 )
-from luopan.stages.handover import metrics_of, sources_fingerprint, write_report
+from luopan.stages.forgetting import (
+    check_forgetting,
+    general_figures,
+    general_notes,
+    general_samples,
+    measure_general,
+)
+from luopan.stages.handover import file_fingerprint, metrics_of, sources_fingerprint, write_report
 from luopan.stages.measure import check_skill, check_suite, samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.stages.packed import PackedFeed
 from luopan.stages.packing_report import measure_packing, packing_notes, packing_table
+from luopan.stages.replay import add_replay, prompt_files
 from luopan.stages.text import forgetting_figures, text_bits
-from luopan.stages.tuning import open_tuned, save_tuned
+from luopan.stages.tuning import adapter_notes, open_tuned, save_tuned
 from luopan.tokens.packing import pack
 from luopan.tokens.show import render_mask
+from luopan.train.loop import LossFn
 from luopan.train.losses import causal_lm_loss
 from luopan.train.preflight import check_training
 from luopan.train.ranks import leader_first
@@ -58,7 +67,9 @@ class Sft:
 
     @staticmethod
     def fingerprint(spec: SftSpec) -> str:
-        return sources_fingerprint(spec.data)
+        replayed = spec.replay.prompts if spec.replay else None
+        kept = spec.forgetting.prompts if spec.forgetting else None
+        return sources_fingerprint(spec.data) + file_fingerprint(prompt_files(replayed, kept))
 
     @staticmethod
     def check(spec: SftSpec) -> None:
@@ -67,6 +78,7 @@ class Sft:
             if source.skill is not None:
                 check_skill(source.skill, source.options, source.thinking)
         check_suite(spec.suite)
+        check_forgetting(spec.replay, spec.forgetting)
 
     @staticmethod
     def run(spec: SftSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
@@ -87,9 +99,14 @@ class Sft:
                 out.progress.note(note)
         leader_first(lambda: write_trained_sample(data, chat.tokenizer, out))
 
+        loss: LossFn = causal_lm_loss
+        if spec.replay is not None:
+            loss = add_replay(data, chat, source, spec.replay, spec.max_length, out)
+
         def measure(suite: dict[str, Any]) -> dict[str, Any]:
             bits = text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
-            return {"suite": suite, "bits": bits}
+            general = measure_general(chat, source, spec.forgetting, out) if spec.forgetting else None
+            return {"suite": suite, "bits": bits, "general": general}
 
         rows = pack(data.examples, spec.max_length, packing=spec.packing)
         capacity = spec.max_length if spec.packing else None
@@ -99,18 +116,24 @@ class Sft:
             out.progress.note(warning.text)
         before = out.remember("before", lambda: measure(suite_of(source, chat, spec.suite)))
         feed = PackedFeed(rows, capacity, chat.pad_id, config, out.seed, group_by_length=spec.group_by_length)
-        result = train(chat, feed, causal_lm_loss, config, out)
+        result = train(chat, feed, loss, config, out)
         save_tuned(chat, out.path, spec.adapter)
         after = measure(suite_after(out.path, chat, spec.suite))
         figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
         figures += forgetting_figures(before["bits"], after["bits"])
+        kept_notes: list[Note] = []
+        samples = samples_of(after["suite"], out.name)
+        if spec.forgetting is not None:
+            figures += general_figures(before["general"], after["general"], spec.forgetting)
+            kept_notes = general_notes(before["general"], after["general"], spec.forgetting)
+            samples += general_samples(before["general"], after["general"], (chat.origin, out.name))
         report = training_report(
             "sft",
             out.name,
             chat,
             result,
             spec.max_length,
-            notes=[*data_notes(data), *packing_notes(packing), *([Note(text=adapter.text)] if adapter else [])],
+            notes=[*kept_notes, *data_notes(data), *packing_notes(packing), *adapter_notes(adapter)],
             summary=f"{len(data.examples)} conversations in {len(rows)} rows, {packing.epochs:.1f} epochs; "
             f"{TRAINED[spec.train_on]}.",
             figures=figures,
@@ -118,7 +141,7 @@ class Sft:
             if spec.suite.tests
             else [],
             tables=[mixture_table(data), *filter(None, [mode_table(data)]), packing_table(packing, capacity)],
-            samples=samples_of(after["suite"], out.name),
+            samples=samples,
             set_aside=set_aside_report(out.name, data),
         )
         write_report(out.path, report)

@@ -41,3 +41,8 @@ def save_tuned(chat: Chat, folder: Path, adapter: AdapterConfig | None) -> None:
     save_adapter(chat.model, folder / ADAPTER_FOLDER, chat.origin, adapter)
     with merged(chat.model):
         save_model(chat, folder)
+
+
+def adapter_notes(summary: AdapterSummary | None) -> list[str]:
+    """What an adapter comes to, for the report."""
+    return [summary.text] if summary is not None else []

@@ -322,6 +322,10 @@ class _ChatFormat:
         trained = [tokens for piece, tokens in zip(pieces, self.encode([pieces])[0], strict=True) if piece.trained]
         if not trained or not trained[-1]:
             raise ModelError("the chat template trains on nothing", hint="put {% generation %} around the answer")
+        last = [piece for piece in pieces if piece.trained][-1].text
+        if last != last.rstrip():
+            hint = "end {% generation %} right behind the stop token (luopan template lint)"
+            raise ModelError("the chat template trains white space behind the stop token", hint=hint)
         return trained[-1][-1]
 
     def _check_prompts(self, pieces: Sequence[Piece], prompts: Sequence[str], where: str | None) -> None:

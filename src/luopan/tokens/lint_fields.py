@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luopan.tokens.lint_probe import Probe, Rendered, around, call, result, says, system, tool, user, word
-from luopan.tokens.lint_report import Finding
+from luopan.tokens.lint_report import Finding, Severity
 
 _PARTS = re.compile(r"\[?\{'type': ?'text'")
 _TOOLS = re.compile(r"\{'type': ?'(?!text)|\{'name': ?'")
@@ -198,9 +198,8 @@ def _missing(case: Case, done: Rendered) -> Iterator[Finding]:
             yield Finding("thinking-history", "warning", where, message, hint, done.text[-160:])
         else:
             hint = "render it, or refuse it with raise_exception; what is dropped is neither learnt nor obeyed"
-            yield Finding(
-                "dropped", "error", where, "it is not in the text, and nothing is said", hint, done.text[-160:]
-            )
+            level: Severity = "warning" if case.odd else "error"
+            yield Finding("dropped", level, where, "it is not in the text, and nothing is said", hint, done.text[-160:])
 
 
 def _leaks(probe: Probe, case: Case, done: Rendered, plain: str) -> Iterator[Finding]:
@@ -228,11 +227,11 @@ def _leaks(probe: Probe, case: Case, done: Rendered, plain: str) -> Iterator[Fin
 def _unclosed(probe: Probe, where: str, text: str) -> Iterator[Finding]:
     """Tags such as `<tool_call>` must be closed where the template knows how to close them, and calls be whole JSON."""
     for name in sorted(set(re.findall(r"</([a-z_]+)>", probe.source))):
-        opened, closed = text.count(f"<{name}>"), text.count(f"</{name}>")
+        opened, closed = len(re.findall(rf"<{name}[>=\s]", text)), text.count(f"</{name}>")
         if opened != closed:
             message = f"<{name}> is written {opened} times, </{name}> {closed} times"
             hint = "open and close a block under the same condition"
-            yield Finding("unclosed", "warning", where, message, hint, around(text, max(0, text.find(f"<{name}>"))))
+            yield Finding("unclosed", "warning", where, message, hint, around(text, max(0, text.find(f"<{name}"))))
     for found in re.finditer(r'\{"name": "Zqnameqz"', text):
         try:
             json.JSONDecoder().raw_decode(text, found.start())

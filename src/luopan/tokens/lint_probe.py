@@ -18,7 +18,9 @@ from luopan.errors import LuopanError
 from luopan.tokens.template import Piece, compile_template, joined
 
 FAKE_DATE = "01 Jan 2000"
-CONTROL = re.compile(r"<\|[^|<>\s]{1,60}\|>|<｜[^｜<>\s]{1,60}｜>|<(?:start|end)_of_turn>|<\|?(?:BOS|EOS)_TOKEN\|?>")
+CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,60}\|?>|<[^|<>\s]{1,60}\|>|<｜[^｜<>\s]{1,60}｜>|<(?:start|end)_of_turn>|<(?:BOS|EOS)_TOKEN>"
+)
 """What looks like a control token."""
 _DATED = "{% macro strftime_now(form) %}" + FAKE_DATE + "{% endmacro %}\n"
 
