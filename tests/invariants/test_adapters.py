@@ -1,4 +1,4 @@
-"""What holds for every training holds with an adapter: the batch cut otherwise, resumed, packed; the base never moves."""
+"""What holds for every training holds with an adapter: the batch cut otherwise, resumed, packed; the base is fixed."""
 
 from __future__ import annotations
 

@@ -280,18 +280,35 @@ def test_kto_by_hand() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_kto_is_trls_where_a_batch_is_one_group() -> None:
-    from trl.experimental.kto import KTOTrainer
+    """`KTOTrainer._compute_loss`, given a model that answers with these log-probabilities."""
+    from trl import KTOTrainer
 
     torch.manual_seed(2)
-    chosen, rejected, mixed = (torch.randn(n) for n in (4, 3, 7))
-    zero = torch.zeros(7)
-    stand_in = SimpleNamespace(
-        beta=0.3, desirable_weight=1.0, undesirable_weight=1.5, calculate_KL=True, loss_type="kto",
-        accelerator=SimpleNamespace(device="cpu", gather_for_metrics=lambda x: x),
+    labels = torch.tensor([True, False, True, True, False, True, False])
+    policy = (-3 * torch.rand(7, 5)).requires_grad_()
+    reference, mixed = -3 * torch.rand(7, 5), torch.randn(7)
+    zeros = torch.zeros(7, 5)
+    outputs = SimpleNamespace(
+        log_probs=policy, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool(), log_sum_sq_probs=zeros
+    )
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(training=True), aux_loss_enabled=False, precompute_ref_logps=True, calculate_KL=True,
+        beta=0.3, desirable_weight=1.0, undesirable_weight=1.5, loss_type="kto", _total_train_tokens=0,
+        accelerator=SimpleNamespace(device="cpu", gather_for_metrics=lambda x: x, gather=lambda x: x),
+        _metrics={"train": defaultdict(list)}, _compute_kl_logps=lambda model, batch: mixed,
     )  # fmt: skip
-    losses, *_ = KTOTrainer.kto_loss(stand_in, chosen, rejected, mixed, zero[:4], zero[:3], zero)
-    ours = kto(
-        torch.cat([chosen, rejected]), torch.tensor([True] * 4 + [False] * 3), torch.zeros(7, dtype=torch.int64), mixed,
-        torch.zeros(7, dtype=torch.int64), num_groups=1, beta=0.3, undesirable_weight=1.5,
-    )  # fmt: skip
-    torch.testing.assert_close(ours.total, losses.sum(), atol=1e-5, rtol=1e-5)
+    inputs = {
+        "input_ids": torch.zeros(7, 6, dtype=torch.long), "attention_mask": torch.ones(7, 6, dtype=torch.long),
+        "completion_mask": torch.ones(7, 6, dtype=torch.long), "label": labels, "ref_logps": reference.sum(1),
+        "ref_KL_logps": torch.zeros(7),
+    }  # fmt: skip
+    theirs = KTOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, return_outputs=False)
+    group = torch.zeros(7, dtype=torch.int64)
+    term = kto(
+        policy.sum(1) - reference.sum(1), labels, group, mixed, group, num_groups=1, beta=0.3, undesirable_weight=1.5
+    )
+    ours = term.total / term.weight
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, policy)[0], torch.autograd.grad(theirs, policy)[0], atol=1e-5, rtol=1e-5
+    )

@@ -59,8 +59,9 @@ def _messages(row: Row, form: Format) -> Messages:
             _user(prompt),
             _assistant(_text(row.get(form.columns[1]), form.columns[1])),
         ]
-    prompt, completion = row.get(form.columns[0]), row.get(form.columns[1])
-    asked_in = _talk(prompt, form.columns[0]) if isinstance(prompt, list) else [_user(_text(prompt, form.columns[0]))]
+    question, completion = row.get(form.columns[0]), row.get(form.columns[1])
+    listed = isinstance(question, list)
+    asked_in = _talk(question, form.columns[0]) if listed else [_user(_text(question, form.columns[0]))]
     if isinstance(completion, list):
         return asked_in + _talk(completion, form.columns[1])
     return [*asked_in, _assistant(_text(completion, form.columns[1]))]
