@@ -20,7 +20,7 @@ from luopan.objectives.base import LossTerm
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.train.config import TrainConfig
 from luopan.train.loop import FitResult, fit
-from luopan.train.losses import causal_lm_loss, policy_loss, preference_loss
+from luopan.train.losses import causal_lm_loss, kto_loss, policy_loss, preference_loss
 from luopan.train.progress import SilentProgress
 
 VOCAB, LENGTH, DOCUMENTS = 40, 32, 32
@@ -35,6 +35,15 @@ LOSSES: dict[str, Callable[..., LossTerm]] = {
     "dpo robust": functools.partial(preference_loss, beta=0.3, loss_type="robust", label_smoothing=0.1),
     "dpo apo_zero": functools.partial(preference_loss, beta=0.3, loss_type="apo_zero"),
     "dpo apo_down": functools.partial(preference_loss, beta=0.3, loss_type="apo_down"),
+    "exo_pair": functools.partial(preference_loss, beta=0.3, loss_type="exo_pair", label_smoothing=1e-3),
+    "nca_pair": functools.partial(preference_loss, beta=0.3, loss_type="nca_pair"),
+    "sppo_hard": functools.partial(preference_loss, beta=0.3, loss_type="sppo_hard"),
+    "orpo": functools.partial(preference_loss, beta=0.3, loss_type="orpo"),
+    "simpo": functools.partial(preference_loss, beta=0.3, loss_type="simpo"),
+    "sigmoid + sft": functools.partial(
+        preference_loss, beta=0.3, loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.3)
+    ),
+    "kto": functools.partial(kto_loss, beta=0.3, undesirable_weight=1.5),
     "grpo dapo": functools.partial(policy_loss, loss_type="dapo", epsilon=0.2),
     "grpo dapo + kl": functools.partial(policy_loss, loss_type="dapo", epsilon=0.2, beta=0.1),
     "grpo grpo": functools.partial(policy_loss, loss_type="grpo", epsilon=0.2),
@@ -77,6 +86,8 @@ def documents(step: int) -> list[Doc]:
                 fields={
                     "pair": n // 2,
                     "is_chosen": n % 2 == 0,
+                    "label": n % 4 == 0,
+                    "mismatched": n % 2 == 1,
                     "reference_logprob": float(-(length - prompt) * np.log(VOCAB) + rng.normal()),
                     "advantage": float(rng.normal()),
                 },

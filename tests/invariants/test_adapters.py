@@ -62,8 +62,8 @@ class Feed:
 def trained(kind: str, folder: Path, size: int = 16, steps: int = 6, stop: int | None = None) -> Decoder:
     made = model(kind)
     config = TrainConfig(
-        learning_rate=1e-2, lr_scheduler_type="constant", max_steps=steps, save_steps=3, per_device_train_batch_size=size,
-        gradient_accumulation_steps=16 // size, logging_steps=1,
+        learning_rate=1e-2, lr_scheduler_type="constant", max_steps=steps, save_steps=3, logging_steps=1,
+        per_device_train_batch_size=size, gradient_accumulation_steps=16 // size,
     )  # fmt: skip
 
     def hook(step: int, _: Decoder) -> None:

@@ -116,8 +116,8 @@ def test_folders_make_a_folder_that_says_where_it_came_from(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"hidden_size": 32}, "hidden_size is 32, in .*one it is 16"), ({"num_hidden_layers": 3}, "num_hidden_layers is 3"),
-     ({"rope_theta": 5e4}, "rope_theta|rope_parameters")],
+    [({"hidden_size": 32}, "hidden_size is 32, in .*one it is 16"),
+     ({"num_hidden_layers": 3}, "num_hidden_layers is 3"), ({"rope_theta": 5e4}, "rope_theta|rope_parameters")],
 )  # fmt: skip
 def test_other_architectures_are_refused_by_the_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     one, other = folder(tmp_path / "one", 1), folder(tmp_path / "other", 2, **change)

@@ -236,7 +236,12 @@ def test_orpo_and_simpo_are_trls() -> None:
     gradients = [torch.autograd.grad(loss, sums, retain_graph=True)[0] for loss in (ours, theirs)]
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
     trainer = SimpleNamespace(
-        beta=0.3, loss_type="simpo", simpo_gamma=0.7, label_smoothing=0.0, alpha=0.0, accelerator=SimpleNamespace(device="cpu")
+        beta=0.3,
+        loss_type="simpo",
+        simpo_gamma=0.7,
+        label_smoothing=0.0,
+        alpha=0.0,
+        accelerator=SimpleNamespace(device="cpu"),
     )
     theirs = CPOTrainer.cpo_loss(trainer, found[0], found[1])[0].sum()
     ours = dpo(sums[0], sums[1], beta=0.3, loss_type="simpo", simpo_gamma=0.7, **knobs).total
@@ -293,7 +298,7 @@ def test_kto_is_trls_where_a_batch_is_one_group() -> None:
     )
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=True), aux_loss_enabled=False, precompute_ref_logps=True, calculate_KL=True,
-        beta=0.3, desirable_weight=1.0, undesirable_weight=1.5, loss_type="kto", _total_train_tokens=0,
+        beta=0.3, desirable_weight=1.0, undesirable_weight=1.5, loss_type="kto", _total_train_tokens=0, _tp_size=1,
         accelerator=SimpleNamespace(device="cpu", gather_for_metrics=lambda x: x, gather=lambda x: x),
         _metrics={"train": defaultdict(list)}, _compute_kl_logps=lambda model, batch: mixed,
     )  # fmt: skip

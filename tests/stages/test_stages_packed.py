@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from luopan.errors import DataError, TrainingError
-from luopan.stages.packed import PackedFeed, pack_pairs
+from luopan.stages.packed import PackedFeed
+from luopan.stages.preference_data import Answer, pair_rows
 from luopan.tokens.example import Example
 from luopan.train.config import TrainConfig
 from luopan.train.losses import pair_documents
@@ -15,6 +16,10 @@ from luopan.train.losses import pair_documents
 def doc(first: int, length: int) -> Example:
     ids = [first, *range(1, length)]
     return Example(ids, [-100, *ids[1:]])
+
+
+def answer(first: int, length: int) -> Answer:
+    return Answer(doc(first, length), 1)
 
 
 def rows(count: int) -> list[list[Example]]:
@@ -73,8 +78,8 @@ def test_more_ranks_than_rows_are_refused() -> None:
 
 
 def test_pairs_share_a_row_and_are_numbered_within_it() -> None:
-    pairs = [(doc(10 * i, 4 + i), doc(10 * i + 1, 3)) for i in range(1, 6)]
-    packed = pack_pairs(pairs, 24)
+    pairs = [(answer(10 * i, 4 + i), answer(10 * i + 1, 3)) for i in range(1, 6)]
+    packed = pair_rows(pairs, 24, share=True)  # nothing is common, so nothing is shared
     assert sum(len(row) for row in packed) == 10 and len(packed) == 3  # 50 tokens
     for row in packed:
         assert sum(len(example) for example in row) <= 24
@@ -83,11 +88,11 @@ def test_pairs_share_a_row_and_are_numbered_within_it() -> None:
             assert chosen.fields == {"pair": number, "is_chosen": True}
             assert rejected.fields == {"pair": number, "is_chosen": False}
     with pytest.raises(DataError, match="does not fit"):
-        pack_pairs([(doc(1, 9), doc(2, 9))], 17)
+        pair_rows([(answer(1, 9), answer(2, 9))], 17, share=False)
 
 
 def test_pairs_stay_apart_where_a_batch_holds_a_row_twice() -> None:
-    packed = pack_pairs([(doc(10, 3), doc(11, 3)), (doc(20, 3), doc(21, 3))], 12)
+    packed = pair_rows([(answer(10, 3), answer(11, 3)), (answer(20, 3), answer(21, 3))], 12, share=False)
     assert len(packed) == 1
     feed = PackedFeed(packed, 12, 0, cut(3), seed=0, count_pairs=True)
     (batch,) = feed.micro_batches(0)

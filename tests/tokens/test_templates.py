@@ -47,14 +47,16 @@ TALKS: dict[str, list[dict[str, Any]]] = {
     "one turn": [user("Hi."), says("Hello!")],
     "several turns": [user("Hi."), says("Hello!"), user("How are you?\n\n"), says("Well.\n")],
     "system": [{"role": "system", "content": "Be brief."}, user("Hi."), says("Hello!")],
-    "system later": [user("Hi."), says("Hello!"), {"role": "system", "content": "Be rude."}, user("So?"), says("Go.")],
+    "system later": [
+        user("Hi."), says("Hello!"), {"role": "system", "content": "Be rude."}, user("So?"), says("Go."),
+    ],
     "parts": [
         user([{"type": "text", "text": "Hi"}, {"type": "text", "text": " you."}]), says([{"type": "text", "text": "Yes?"}]),
     ],
     "empty system": [{"role": "system", "content": ""}, user("Hi."), says("Hello!")],
     "thinking": [user("2+2?"), says("4", reasoning_content="two and two")],
     "thinking twice": [
-        user("2+2?"), says("4", reasoning_content="two and two"), user("+1?"), says("5", reasoning_content="four and one"),
+        user("2+2?"), says("4", reasoning_content="two and two"), user("+1?"), says("5", reasoning_content="and one"),
     ],
     "call": [user("Weather in Ulm?"), says("", tool_calls=[CALL])],
     "call and result": [

@@ -15,7 +15,8 @@ from luopan.tokens.formats import AnyRow, ChatRow, Extras, Format, PairRow, Row,
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
-    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool",
+    "observation": "tool",
     "function_response": "tool", "tool_response": "tool", "function": "tool", "ipython": "tool",
     "function_call": "function_call", "tool_call": "function_call",
 }  # fmt: skip

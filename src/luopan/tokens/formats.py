@@ -1,9 +1,9 @@
 """Which format a set of chat or preference data has, told from its columns; and its rows in one form.
 
 Recognised: `messages` (OpenAI), ShareGPT (`conversations` of from/value), Alpaca (instruction, input, output), prompt
-and completion, preference (chosen, rejected, with the prompt beside them or in front of both), unpaired (a completion and a
-label), plain text. The decision is made once a source and can be said in a sentence; a row that then does not fit is a
-fault of that row, with what is wrong with it. What is not recognised is refused with its columns, never guessed.
+and completion, preference (chosen, rejected, with the prompt beside them or in front of both), unpaired (a completion
+and a label), plain text. The decision is made once a source and can be said in a sentence; a row that then does not fit
+is a fault of that row, with what is wrong with it. What is not recognised is refused with its columns, never guessed.
 """
 
 from __future__ import annotations

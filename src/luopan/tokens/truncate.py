@@ -3,7 +3,8 @@
 A conversation that is cut anywhere ends in the middle of an answer and teaches to stop nowhere, or keeps a prompt whose
 answer is gone. So the policies cut at turns: `keep_head` leaves off the last turns until the rest fits; `split_turns`
 makes several of one, each with the system prompt in front and beginning with a user's turn. `split_tokens` cuts the
-tokens into pieces as they come, for running text; a piece with nothing to learn is left out. Whatever is lost is counted.
+tokens into pieces as they come, for running text; a piece with nothing to learn is left out. All that is lost is
+counted.
 """
 
 from __future__ import annotations
