@@ -1,0 +1,179 @@
+"""Every usual form of chat data becomes messages, what does not fit is a fault in words, nothing is raised or lost."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luopan.errors import DataError
+from luopan.tokens.convert import convert
+from luopan.tokens.formats import ChatRow, PairRow, TextRow, UnpairedRow, recognise
+
+SHARED = Path(os.environ.get("LUOPAN_SHARED_DATA", "../shared/data"))
+USER, SAYS = {"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}
+
+
+def chat(row: dict[str, Any]) -> ChatRow:
+    found = convert(row, recognise([row], "x"), "x:1")
+    assert isinstance(found, ChatRow), found
+    return found
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, SAYS]},
+        {"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}]},
+        {"conversation": [{"role": "human", "content": "Hi."}, {"role": "bot", "content": "Hello."}]},
+        {"instruction": "Hi.", "input": "", "output": "Hello."},
+        {"instruction": "Hi.", "response": "Hello."},
+        {"prompt": "Hi.", "completion": "Hello."},
+        {"prompt": [USER], "completion": [SAYS]},
+        {"question": "Hi.", "answer": "Hello."},
+        {"messages": [{"role": "user", "content": [{"type": "text", "value": "Hi."}]}, SAYS]},
+    ],
+)
+def test_forms_of_one_conversation(row: dict[str, Any]) -> None:
+    messages = chat(row).messages
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+    assert messages[0]["content"] in ("Hi.", [{"type": "text", "text": "Hi."}]) and messages[1]["content"] == "Hello."
+
+
+def test_what_stands_beside_a_conversation() -> None:
+    tool = {"name": "f", "description": "d", "parameters": {}}
+    row = chat({"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}],
+                "system": "Be brief.", "tools": json.dumps([tool])})  # fmt: skip
+    assert row.messages[0] == {"role": "system", "content": "Be brief."}
+    assert row.extras.tools == [{"type": "function", "function": tool}]
+    kwargs = {"enable_thinking": True, "custom_instructions": "Rhyme.", "python_tools": None, "xml_tools": []}
+    row = chat({"messages": [USER, SAYS], "chat_template_kwargs": json.dumps(kwargs)})
+    assert row.extras.enable_thinking is True and row.extras.arguments == {"custom_instructions": "Rhyme."}
+    assert chat({"messages": [USER, SAYS]}).extras.enable_thinking is None
+    alpaca = chat(
+        {"instruction": "Add.", "input": "1, 2", "output": "3", "history": [["Hi.", "Hello."]], "system": "S"}
+    )
+    assert [m["content"] for m in alpaca.messages] == ["S", "Hi.", "Hello.", "Add.\n\n1, 2", "3"]
+
+
+def test_calls_and_results_of_sharegpt() -> None:
+    row = chat(
+        {
+            "conversations": [
+                {"from": "human", "value": "Weather?"},
+                {"from": "function_call", "value": '{"name": "weather", "arguments": "{\\"place\\": \\"Ulm\\"}"}'},
+                {"from": "observation", "value": "rain"},
+                {"from": "gpt", "value": "It rains."},
+            ]
+        }
+    )
+    assert [m["role"] for m in row.messages] == ["user", "assistant", "tool", "assistant"]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"place": "Ulm"}}}
+    assert row.messages[1]["tool_calls"] == [call] and row.messages[1]["content"] == ""
+
+
+def test_calls_behind_words_are_one_turn() -> None:
+    call = {"from": "function_call", "value": '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]'}
+    row = chat({"conversations": [{"from": "human", "value": "Go."}, {"from": "gpt", "value": "I will."}, call]})
+    assert len(row.messages) == 2 and len(row.messages[1]["tool_calls"]) == 2
+    assert row.messages[1]["content"] == "I will."
+
+
+def test_pairs_labels_and_text() -> None:
+    yes, no = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
+    row = {"chosen": [USER, SAYS, USER, yes], "rejected": [USER, SAYS, USER, no], "margin": 2}
+    pair = convert(row, recognise([row], "x"), "x")
+    assert isinstance(pair, PairRow) and pair.prompt == [USER, SAYS, USER] and pair.margin == 2.0
+    assert (pair.chosen, pair.rejected) == ([yes], [no])
+    longer = {"prompt": "Hi.", "chosen": [USER, yes, USER, no], "rejected": [USER, no]}
+    pair = convert(longer, recognise([longer], "x"), "x")
+    assert isinstance(pair, PairRow) and pair.prompt == [USER] and pair.chosen == [yes, USER, no]
+    labelled: dict[str, Any] = {"prompt": "Hi.", "completion": "Yes.", "label": False}
+    one = convert(labelled, recognise([labelled], "x"), "x")
+    assert isinstance(one, UnpairedRow) and one.label is False and one.completion == [yes]
+    form = recognise([{"text": "Once."}], "x")
+    assert convert({"text": "Once."}, form, "x") == TextRow("Once.", "x")
+    plain = {"prompt": "2+2=", "completion": "4"}
+    assert convert(plain, recognise([plain], "x"), "x", as_text=True) == TextRow("4", "x", "2+2=")
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"messages": [USER, "Hello."]}, "message 2 is not an object"),
+        ({"messages": []}, "no list in the column `messages`"),
+        ({"messages": [USER, {"from": "gpt", "value": "x", "mood": "glad"}]}, "mood"),
+        ({"messages": [USER, SAYS], "tools": "not json"}, "`tools` is text that is no JSON"),
+        ({"messages": [USER, SAYS], "tools": {"name": "f"}}, "`tools` is not a list"),
+        ({"messages": [USER, SAYS], "chat_template_kwargs": {"enable_thinking": "yes"}}, "neither true nor false"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {}}]}]}, "needs a name"),
+    ],
+)
+def test_faults_say_what_is_wrong(row: dict[str, Any], fault: str) -> None:
+    form = recognise([{"messages": [USER, SAYS]}], "x")
+    found = convert(row, form, "x")
+    assert isinstance(found, str) and fault in found
+
+
+def test_a_set_that_is_not_recognised_says_its_columns() -> None:
+    with pytest.raises(DataError, match="its columns are: a, b") as caught:
+        recognise([{"a": 1, "b": 2}], "odd.jsonl")
+    assert "messages" in str(caught.value.hint)
+    with pytest.raises(DataError, match="format is alpaca, and its columns are missing"):
+        recognise([{"text": "x"}], "odd.jsonl", "alpaca")
+    both = [{"text": "x", "instruction": "Hi.", "output": "Hello."}]
+    assert recognise(both, "x").name == "alpaca" and recognise(both, "x", "text").name == "text"
+    assert recognise(both, "x.jsonl").sentence("x.jsonl").startswith("x.jsonl: Alpaca (instruction, output), read as")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["role", "from", "content", "value", "name", "arguments", "function", "type", "text"]), inner, max_size=4
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["messages", "conversations", "chosen", "rejected", "prompt", "completion", "label", "tools", "system",
+             "chat_template_kwargs", "instruction", "output", "input", "history", "margin", "text"]
+        ),
+        ANYTHING,
+        max_size=5,
+    )
+)  # fmt: skip
+def test_no_row_makes_it_raise(row: dict[str, Any]) -> None:
+    try:
+        form = recognise([row], "x")
+    except DataError:
+        return
+    assert convert(row, form, "x") is not None
+
+
+@pytest.mark.data
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason="there is no ../shared/data here (LUOPAN_SHARED_DATA names another place)"
+)
+def test_every_real_set_is_read_nearly_whole() -> None:
+    for file in sorted([*(SHARED / "chat").iterdir(), *(SHARED / "preference").iterdir()]):
+        if file.name.startswith("gsm8k"):
+            continue  # graded solutions, no chat
+        opened = (
+            gzip.open(file) if file.suffix == ".gz" else zstandard.ZstdDecompressor().stream_reader(file.open("rb"))
+        )
+        rows = [json.loads(line) for line in io.TextIOWrapper(opened)]  # type: ignore[arg-type]
+        form = recognise(rows, file.name)
+        faults = [found for found in (convert(row, form, "x") for row in rows) if isinstance(found, str)]
+        assert len(faults) < 0.01 * len(rows), (file.name, faults[:3])
