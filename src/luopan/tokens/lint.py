@@ -2,8 +2,8 @@
 
 A template drops a system prompt or a tool call, strips thinking, prints None, writes today's date, leaves the stop
 token out of what is trained: the run looks well and the model is not. Conversations with a marked word in every field
-of every role are rendered, and the text, the trained span and the tokens are looked at (`lint_fields`, `lint_spans`,
-`lint_tokens`). Works on any tokenizer's template, not only on those that ship.
+of every role are rendered, and the text, the trained span and the tokens are looked at (`lint_fields`, `lint_content`,
+`lint_spans`, `lint_tokens`). Works on any tokenizer's template, not only on those that ship.
 
 Limits: what a template does only under arguments of its own is not tried; the parsers of inference engines are named
 after what a template writes, the engines are not run; pictures and documents are not tried.
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import ModelError
 from luopan.tokens.config import TokenizerConfig
+from luopan.tokens.lint_content import check_content
 from luopan.tokens.lint_fields import check_fields
 from luopan.tokens.lint_probe import CONTROL, Probe, says, user
 from luopan.tokens.lint_report import Finding, LintReport, report_text, sorted_report
@@ -67,6 +68,7 @@ def _findings(tokenizer: PreTrainedTokenizerFast, source: str, eos: Sequence[int
     fields = list(check_fields(probe))
     if any(finding.rule == "unusable" for finding in fields):
         return fields
+    fields += check_content(probe)
     spans = list(check_spans(probe))
     broken = any(finding.severity == "error" for finding in spans)  # then training only says the same again
     return [*fields, *spans, *check_tokens(probe, eos, training=not broken)]
