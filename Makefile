@@ -44,6 +44,8 @@ bench: install-dev
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/trainer.py
 	$(BIN)/python benchmarks/trainer.py --vocab 49152 --steps 7
+	$(BIN)/python benchmarks/sft.py
+	$(BIN)/python benchmarks/preference.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -137,7 +137,9 @@ def test_a_set_that_is_not_recognised_says_its_columns() -> None:
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["role", "from", "content", "value", "name", "arguments", "function", "type", "text"]), inner, max_size=4
+        st.sampled_from(["role", "from", "content", "value", "name", "arguments", "function", "type", "text"]),
+        inner,
+        max_size=4,
     ),
     max_leaves=12,
 )  # fmt: skip

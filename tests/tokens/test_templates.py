@@ -51,7 +51,8 @@ TALKS: dict[str, list[dict[str, Any]]] = {
         user("Hi."), says("Hello!"), {"role": "system", "content": "Be rude."}, user("So?"), says("Go."),
     ],
     "parts": [
-        user([{"type": "text", "text": "Hi"}, {"type": "text", "text": " you."}]), says([{"type": "text", "text": "Yes?"}]),
+        user([{"type": "text", "text": "Hi"}, {"type": "text", "text": " you."}]),
+        says([{"type": "text", "text": "Yes?"}]),
     ],
     "empty system": [{"role": "system", "content": ""}, user("Hi."), says("Hello!")],
     "thinking": [user("2+2?"), says("4", reasoning_content="two and two")],

@@ -117,8 +117,8 @@ def test_files_of_two_modes_make_a_mixture_and_say_how_they_were_read(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     thoughtful, plain = tmp_path / "think.jsonl", tmp_path / "plain.json"
-    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"<think>hm</think>{n}"}]}
-            for n in range(40)]  # fmt: skip
+    said = [{"role": "assistant", "content": f"<think>hm</think>{n}"} for n in range(40)]
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, answer]} for n, answer in enumerate(said)]
     thoughtful.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plain.write_text(
         json.dumps([{"instruction": f"Say {n}", "output": str(n)} for n in range(40)] + [{"instruction": ""}])

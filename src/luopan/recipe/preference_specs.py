@@ -52,6 +52,8 @@ class PreferenceSpec(EpochConfig):
             raise ValueError("flaw and flaw_cases have no effect on the user's pairs")
         if (self.pairs is None) == (not self.data):
             raise ValueError("give exactly one of pairs and data")
+        if "simpo" in loss_types(self.loss_type) and "beta" not in self.model_fields_set:
+            raise ValueError("simpo needs a beta of its own: it weighs means per token, with 2 to 2.5 in its paper")
         if self.reference is not None and not needs_reference(self.loss_type):
             raise ValueError(f"reference has no effect with loss_type {self.loss_type}")
         try:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from luopan.artifacts import Artifact
+from luopan.errors import RecipeError
 from luopan.model.lora import adapters_off
 from luopan.objectives.config import loss_types, needs_reference
 from luopan.recipe.preference_specs import PreferenceSpec
@@ -140,14 +141,17 @@ def prepare(chat: Chat, spec: PreferenceSpec, out: Workspace) -> Answers:
             labelled = encode_labelled(chat.tokenizer, part, spec.max_length, aside)
             sides.append(labelled_rows(labelled, capacity, spec.max_length, share=spec.share_prompts))
             counts.append(len(labelled))
-            prompts.append([list(answer.example.input_ids[: answer.prompt]) for answer, _ in labelled])
+            prompts.append([answer.asked for answer, _ in labelled])
+        alone = sum(not any(doc.fields["mismatched"] for doc in row) for row in sides[0])
+        if alone:
+            notes.append(f"{alone} of {len(sides[0])} rows hold answers to a single prompt: the KL in them counts as 0")
     else:
         loaded = load_pairs(spec.data, spec.pairs, spec.flaw, spec.test_pairs, out.seed, aside, notes)
         for some in loaded:
             pairs = encode_pairs(chat.tokenizer, some, spec.max_length, aside)
             sides.append(pair_rows(pairs, capacity, share=spec.share_prompts))
             counts.append(len(pairs))
-            prompts.append([list(chosen.example.input_ids[: chosen.prompt]) for chosen, _ in pairs])
+            prompts.append([chosen.asked for chosen, _ in pairs])
     if aside:
         notes.append(f"{len(aside)} rows are set aside, such as {aside[0][0]}: {aside[0][1]}")
     return Answers(sides[0], sides[1], capacity, counts[0], counts[1], prompts[1], aside, notes)
@@ -159,9 +163,8 @@ def loss_of(spec: PreferenceSpec) -> Callable[..., Any]:
         good, bad = spec.desirable_weight, spec.undesirable_weight
         return partial(kto_loss, beta=spec.beta, desirable_weight=good, undesirable_weight=bad)
     knobs: dict[str, Any] = {"beta": spec.beta, "loss_type": spec.loss_type}
-    for name in ("label_smoothing", "nll_coef", "loss_weights", "simpo_gamma"):
-        if getattr(spec, name):
-            knobs[name] = getattr(spec, name)
+    # As they are, and not only where they are true: a simpo_gamma of 0 is not its default.
+    knobs |= {name: getattr(spec, name) for name in ("label_smoothing", "nll_coef", "loss_weights", "simpo_gamma")}
     return partial(preference_loss, **knobs)
 
 
@@ -169,11 +172,24 @@ def _reference(
     chat: Chat, spec: PreferenceSpec, answers: Answers, holder: Artifact, source: Artifact, out: Workspace
 ) -> tuple[list[list[float]], list[list[float]]]:
     """The reference's log-probabilities of the training and of the held-out rows."""
-    other = chat if holder is source else open_model(holder, chat.device)
+    other = chat if holder is source else open_other(holder, chat)
+    # A frozen base in 8 or 4 bits does not answer as the same weights in full.
+    held = spec.adapter.base if spec.adapter is not None and other is chat else "fp32"
     config = with_steps(spec, len(answers.train))
     with adapters_off(other.model):
-        train_scores = reference_logprobs(other, holder, answers.train, config, out)
-        return train_scores, reference_logprobs(other, holder, answers.test, config, out)
+        train_scores = reference_logprobs(other, holder, answers.train, config, out, held)
+        return train_scores, reference_logprobs(other, holder, answers.test, config, out, held)
+
+
+def open_other(holder: Artifact, chat: Chat) -> Chat:
+    """The reference model of another stage. RecipeError where its tokens mean something else."""
+    other = open_model(holder, chat.device)
+    if other.tokenizer.get_vocab() != chat.tokenizer.get_vocab():
+        raise RecipeError(
+            f"the reference {other.origin} has another tokenizer than {chat.origin}, so it cannot score its tokens",
+            hint="Name a stage of the same family in `reference`, or leave it out.",
+        )
+    return other
 
 
 def _drift(chat: Chat, answers: Answers, config: Any, inputs: Inputs, spec: PreferenceSpec) -> dict[str, Any]:
@@ -188,7 +204,7 @@ def _drift(chat: Chat, answers: Answers, config: Any, inputs: Inputs, spec: Pref
     else:
         holder = inputs["reference"][0] if "reference" in inputs else inputs["model"][0]
         theirs = score_rows(open_model(holder, chat.device).model, rows, chat, config)
-    return {"drift": drift(mine, theirs), "own": len(rows)}
+    return {"drift": drift(mine, theirs), "own": len(rows), "from_itself": "reference" not in inputs}
 
 
 def _sampled(spec: PreferenceSpec) -> bool:

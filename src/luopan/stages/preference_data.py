@@ -2,7 +2,7 @@
 
 A pair, or an answer with its label, is used whole or set aside with its place: an answer that is cut off has nothing
 left to learn, and half a pair compares nothing. About `test_pairs` of the user's are held out by a hash of the prompt,
-so that no prompt is on both sides.
+so that no prompt is on both sides. The same pair, or the same answer with the same label, is used once.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ class Answer:
 
     example: Example
     prompt: int
+
+    @property
+    def asked(self) -> list[int]:
+        """The prompt's tokens."""
+        return list(self.example.input_ids[: self.prompt])
 
     def with_fields(self, fields: dict[str, float]) -> Answer:
         """The same with these fields on its document."""
@@ -101,7 +106,8 @@ def halves(pair: PairRow) -> list[UnpairedRow]:
 def read_answers(
     sources: Sequence[RowSource], aside: Aside, said: list[str], *, unpaired: bool = False
 ) -> Iterable[PairRow | UnpairedRow]:
-    """The rows of all sources; those that do not fit are set aside. DataError for a source of another kind."""
+    """The rows of all sources, each once; those that do not fit are set aside. DataError for a source of another kind."""
+    seen: dict[str, str] = {}  # what a row says -> where it was said first
     for source in sources:
         rows = list(read_source(source))
         aside += [(row.where, row.fault) for row in rows if row.values is None]
@@ -117,9 +123,20 @@ def read_answers(
         for row in sound:
             found = convert(row.values or {}, form, row.where)
             if isinstance(found, PairRow | UnpairedRow):
-                yield found
+                first = seen.setdefault(_said(found), row.where)
+                if first == row.where:
+                    yield found
+                else:
+                    aside.append((row.where, f"is said already in {first}"))
             else:
                 aside.append((row.where, found if isinstance(found, str) else "is of another kind"))
+
+
+def _said(row: PairRow | UnpairedRow) -> str:
+    """A hash over what a row says, wherever it stands."""
+    answers = [row.chosen, row.rejected] if isinstance(row, PairRow) else [row.completion, row.label]
+    extras = row.extras
+    return stable_hash([row.prompt, answers, extras.enable_thinking, extras.tools, extras.arguments])
 
 
 def held_out(rows: Sequence[AnswerRow], test: int, where: str) -> tuple[list[AnswerRow], list[AnswerRow]]:
@@ -224,31 +241,44 @@ def pair_rows(pairs: Sequence[EncodedPair], capacity: int, *, share: bool) -> Ro
 
 
 def labelled_rows(answers: Sequence[tuple[Answer, bool]], capacity: int, longest: int, *, share: bool) -> Rows:
-    """Packed rows of answers with their labels, and each prompt once more with the next answer of the row.
+    """Packed rows of answers with their labels, and each prompt once more with an answer to another prompt of the row.
 
-    The latter are what the KL is estimated from (`objectives.kto`); one longer than `longest` is left out.
+    The latter are what the KL is estimated from (`objectives.kto`); one longer than `longest` is left out. Every row
+    has the same set of answers on both sides, moved on by as many places as let the fewest meet their own prompt (the
+    halves of a pair are of about one length, and so neighbours); a prompt that would get an answer to itself gets none.
     """
     # A row holds every answer twice: under its own prompt and under another's.
     bins = best_fit_decreasing([2 * len(answer.example) for answer, _ in answers], capacity)
     rows: Rows = []
     for numbers in bins:
         row: list[Example] = []
+        step = _shift([answers[number][0] for number in numbers])
         for place, number in enumerate(numbers):
             answer, label = answers[number]
-            other = answers[numbers[(place + 1) % len(numbers)]][0]
+            other = answers[numbers[(place + step) % len(numbers)]][0]
             own = replace(answer.example, fields={"label": label, "mismatched": False})
             documents = [own]
             mixed = mismatched(answer, other)
-            if len(numbers) > 1 and len(mixed) <= longest:
+            if answer.asked != other.asked and len(mixed) <= longest:
                 documents.append(mixed)
             row += share_prefix(documents) if share else documents
         rows.append(row)
     return rows
 
 
+def _shift(answers: Sequence[Answer]) -> int:
+    """The smallest step by which the answers of a row are to be moved on so that the fewest meet their own prompt."""
+    asked = [answer.asked for answer in answers]
+
+    def met(step: int) -> int:
+        return sum(mine == asked[(place + step) % len(asked)] for place, mine in enumerate(asked))
+
+    return min(range(1, max(2, len(asked))), key=met)
+
+
 def mismatched(one: Answer, other: Answer) -> Example:
     """The prompt of one answer with the other's answer."""
-    prompt, answer = list(one.example.input_ids[: one.prompt]), other.example
+    prompt, answer = one.asked, other.example
     ids = prompt + list(answer.input_ids[other.prompt :])
     labels = [IGNORE] * len(prompt) + list(answer.labels[other.prompt :])
     return Example(ids, labels, fields={"label": False, "mismatched": True})

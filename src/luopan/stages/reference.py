@@ -1,13 +1,14 @@
 """Log-probabilities of the reference model: computed once, kept on the disk, never those of a half-trained policy.
 
-The key holds all they depend on: the weights, the tokens and which of them are scored, precision and device. So a sweep
-over beta or learning rate, and a stage that is made again with another number of steps, finds them; a file that is
-damaged is made again.
+The key holds all they depend on: the weights and in how many bits they are held, the tokens and which of them are
+scored, precision and device. So a sweep
+over beta or learning rate, and a stage that is made again with another number of steps, finds them; a file whose bytes are
+not those that were written is made again.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from luopan.artifacts import Artifact, stable_hash
+from luopan.artifacts import Artifact, atomic_write_bytes, stable_hash
 from luopan.model.decoder import Decoder
 from luopan.stages.base import Workspace
 from luopan.stages.common import Chat
@@ -26,19 +27,22 @@ from luopan.train.device import autocast
 from luopan.train.losses import sequence_logprobs
 from luopan.train.ranks import leader_first
 
-VERSION = 1  # rises when the same tokens would be scored otherwise
+VERSION = 2  # rises when the same tokens would be scored otherwise, or the file is another
+DIGEST = 32  # bytes of SHA-256 in front of the values
 Rows = Sequence[Sequence[Example]]
 
 
 def reference_logprobs(
-    chat: Chat, source: Artifact, rows: Rows, config: TrainConfig, out: Workspace
+    chat: Chat, source: Artifact, rows: Rows, config: TrainConfig, out: Workspace, held: str = "fp32"
 ) -> list[list[float]]:
-    """The summed log-probability of each document's trained tokens, row by row; `chat` holds the model of `source`."""
+    """The summed log-probability of each document's trained tokens, row by row; `chat` holds the model of `source`.
+
+    `held` is what its weights are held in (`AdapterConfig.base`).
+    """
     ids = [[[doc.prefix, *map(int, doc.input_ids)], list(map(int, doc.labels))] for row in rows for doc in row]
-    key = stable_hash(
-        [VERSION, source.manifest.content, ids, [len(row) for row in rows], config.precision, chat.device.type]
-    )[:20]
-    file = out.cache / "reference" / f"{key}.npy"
+    lengths = [len(row) for row in rows]
+    key = stable_hash([VERSION, source.manifest.content, held, ids, lengths, config.precision, chat.device.type])[:20]
+    file = out.cache / "reference" / f"{key}.bin"
     documents = sum(map(len, rows))
 
     def make() -> None:
@@ -49,11 +53,8 @@ def reference_logprobs(
         out.progress.start(f"{out.name}, reference", len(rows))
         values = score_rows(chat.model, rows, chat, config, out)
         out.progress.finish()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as opened:
-            np.save(opened, np.asarray([value for row in values for value in row], dtype=np.float64))
-        os.replace(temporary, file)
+        data = np.asarray([value for row in values for value in row], dtype=np.float64).tobytes()
+        atomic_write_bytes(file, hashlib.sha256(data).digest() + data)
 
     leader_first(make)
     flat = _read(file, documents)
@@ -63,12 +64,15 @@ def reference_logprobs(
 
 
 def _read(file: Path, documents: int) -> np.ndarray | None:
-    """The values in a file; None where it is missing, damaged or of another length."""
+    """The values in a file; None where it is missing or damaged."""
     try:
-        values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content = file.read_bytes()
+    except OSError:
         return None
-    return values if values.shape == (documents,) and np.isfinite(values).all() else None
+    data = content[DIGEST:]
+    if len(data) != 8 * documents or hashlib.sha256(data).digest() != content[:DIGEST]:
+        return None
+    return np.frombuffer(data, dtype=np.float64)
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ from typing import Any
 
 from luopan.tokens.lint_probe import Probe, around, call, result, says, system, tool, user, word
 from luopan.tokens.lint_report import Finding
+from luopan.tokens.lint_spans import turn_end
 
 _FIRST, _LAST = "Zqfirstqz", "Zqlastqz"
 # Quotes and brackets that escaping would change, line breaks and runs of spaces that tidying would, and length.
-_SAID = f'{_FIRST} "a" <b> & \'c\' é\n\n\tx = 1  # y\\n\n{"long " * 200}{_LAST}'
+_SAID = f"{_FIRST} \"a\" <b> & 'c' é\n\n\tx = 1  # y\\n\n{'long ' * 200}{_LAST}"
 _ARGUMENTS: Mapping[str, Any] = {"custom_instructions": word("custom"), "metadata": {"Zqnameqz": word("custom")}}
 
 
@@ -52,7 +53,7 @@ def _empty(probe: Probe) -> Iterator[Finding]:
     """A turn that says nothing is still a turn: without it two turns of one role follow each other."""
     hint = "test for what must be left out ({% if content is not none %}), not for what is empty"
     begun = [user(), says("", tool_calls=[call()])]
-    filler = word("empty")
+    filler, end = word("empty"), turn_end(probe)
     for where, before, message, after, tools in (
         ("user", [user(), says()], user, [says()], None),
         ("assistant", [user()], says, [user(), says()], None),
@@ -62,15 +63,15 @@ def _empty(probe: Probe) -> Iterator[Finding]:
         empty = probe.render([*before, message(""), *after], tools=tools)
         if not (full.usable and empty.usable) or filler not in full.text:
             continue
-        expected = _squeezed(full.text.replace(filler, ""))
-        if _squeezed(empty.text) != expected and len(_squeezed(empty.text)) < len(expected):
+        # A format may leave out what wraps an answer; what must stay is the header and the token that ends the turn.
+        if _turns(empty.text, end) < _turns(full.text, end):
             text = "a message with empty content takes its whole turn with it"
             yield Finding("empty-vanishes", "error", f"{where}, empty content", text, hint, empty.text[-160:])
 
 
-def _squeezed(text: str) -> str:
-    """The text without white space, and without the block of thinking that a format may leave empty."""
-    return re.sub(r"<think></think>", "", re.sub(r"\s+", "", text))
+def _turns(text: str, end: str) -> int:
+    """How many turns are closed; where no token closes them, how much text there is beside white space and words."""
+    return text.count(end) if end else len(re.sub(r"\s+|Zq\w+?qZ", "", text))
 
 
 def _beside_system(probe: Probe) -> Iterator[Finding]:

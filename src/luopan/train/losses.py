@@ -7,7 +7,7 @@ positions only (on a chat batch most positions are prompt), and piece by piece: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from luopan.model.decoder import Decoder
 from luopan.model.head import linear_cross_entropy, linear_logprobs, token_cross_entropy
 from luopan.objectives.base import LossTerm, Metric
 from luopan.objectives.config import needs_reference
-from luopan.objectives.kto import kto
+from luopan.objectives.kto import by_label, kto
 from luopan.objectives.logprobs import check_temperature, sum_by_document
 from luopan.objectives.policy import grpo
 from luopan.objectives.preference import dpo
@@ -167,15 +167,17 @@ def kto_loss(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
     ratios = sums - fields["reference_logprob"]
     rows = row_of_document(batch)
     own, other = (~mismatched).nonzero().squeeze(1), mismatched.nonzero().squeeze(1)
-    return kto(
+    desirable = fields["label"].bool()[own]
+    term = kto(
         ratios[own],
-        fields["label"].bool()[own],
+        desirable,
         rows[own],
         ratios[other],
         rows[other],
         num_groups=batch.document_ids.shape[0],
         **knobs,
     )
+    return replace(term, metrics={**term.metrics, **by_label("logps", sums.detach()[own], desirable)})
 
 
 def row_of_document(batch: Batch) -> Tensor:
