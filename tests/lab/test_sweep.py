@@ -82,6 +82,7 @@ def test_values_are_cut_at_commas_outside_of_brackets_and_quotes() -> None:
     [
         (["tuned.learning_rate=1e-3"], "nothing to sweep"),
         (["tuned.learning_rate=1e-3,1e-3"], "twice"),
+        (["tuned.learning_rate=1e-3,0.001"], "twice"),
         (["tuned.learning_rate=1e-3,"], "empty value"),
         (["tuned.learning_rate=1e-3,1e-2", "base.learning_rate=1e-3,1e-2"], "tuned and base"),
         (["gone.learning_rate=1e-3,1e-2"], 'no stage "gone"'),

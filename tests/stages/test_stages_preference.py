@@ -79,7 +79,7 @@ def test_win_rate_by_hand() -> None:
 # ---- reading ----
 
 
-def test_rows_in_all_their_forms_make_the_same_pair(tmp_path: Path) -> None:
+def test_rows_in_all_their_forms_make_the_same_pair_which_is_used_once(tmp_path: Path) -> None:
     yes, no = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
     forms = [
         {"messages": TALK, "chosen": "Yes.", "rejected": "No."},
@@ -93,13 +93,18 @@ def test_rows_in_all_their_forms_make_the_same_pair(tmp_path: Path) -> None:
     same = {"prompt": "Hello!", "chosen": "Yes.", "rejected": "Yes."}
     bad = ["{oops", {"prompt": "Hello!", "chosen": "Yes."}, {"chosen": "Yes.", "rejected": "No."}, same]
     others = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No."} for i in range(6)]
-    data = file_of(tmp_path / "pairs.jsonl", [*forms, *bad, *others])
+    another = {"prompt": "Hello!", "chosen": "Yes.", "rejected": "Never."}
+    data = file_of(tmp_path / "pairs.jsonl", [*forms, *bad, *others, another])
     aside: Aside = []
     train, test = loaded(spec(data=data), aside)
-    assert len(train) + len(test) == 12
+    assert len(train) + len(test) == 8
     hello = [pair for pair in [*train, *test] if pair.prompt[0]["content"] == "Hello!"]
-    assert len(hello) == 6 and len({str(list(pair.prompt)) for pair in hello}) == 1
-    assert {(pair.chosen[0]["content"], pair.rejected[0]["content"]) for pair in hello} == {("Yes.", "No.")}
+    answers = [(pair.chosen[0]["content"], pair.rejected[0]["content"]) for pair in hello]
+    assert answers == [("Yes.", "No."), ("Yes.", "Never.")]
+    again = [(where, reason) for where, reason in aside if "already" in reason]
+    place = data[0]["path"]
+    assert again == [(f"{place}:{line}", f"is said already in {place}:1") for line in (2, 3, 4, 5, 6)]
+    aside = [item for item in aside if item not in again]
     sides = [{pair.prompt[0]["content"] for pair in side} for side in (train, test)]
     assert sides[1] and not sides[0] & sides[1]  # a prompt with several pairs is on one side only
     assert [where for where, _ in aside] == [f"{data[0]['path']}:{line}" for line in (7, 8, 9, 10)]
@@ -108,8 +113,8 @@ def test_rows_in_all_their_forms_make_the_same_pair(tmp_path: Path) -> None:
 
 
 def test_too_few_pairs_to_hold_some_out(tmp_path: Path) -> None:
-    data = file_of(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 4)
-    with pytest.raises(DataError, match="4 pairs are too few"):
+    data = file_of(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": c} for c in "cdef"])
+    with pytest.raises(DataError, match="4 pairs all have one prompt"):
         loaded(spec(data=data))
 
 
@@ -191,22 +196,6 @@ def test_the_references_scores_belong_to_their_documents(chat: Chat, tmp_path: P
     assert float((packed - batch.per_document["reference_logprob"]).abs().max()) < 1e-3
 
 
-def test_the_reference_is_found_again_and_a_damaged_file_is_made_again(chat: Chat, tmp_path: Path) -> None:
-    rows = pair_rows(encode_pairs(chat.tokenizer, loaded(spec())[0], 96, []), 192, share=True)
-    artifact, out = source(tmp_path / "sft", chat), workspace(tmp_path / "run" / "x")
-    first = reference_logprobs(chat, artifact, rows, CONFIG, out)
-    (file,) = (out.cache / "reference").iterdir()
-    np.save(file, np.load(file) - 5.0)  # so that one sees that it is read
-    assert reference_logprobs(chat, artifact, rows, CONFIG, out)[0][0] == first[0][0] - 5.0
-    file.write_bytes(b"\x93NUMPY damaged")
-    notes = out.progress.notes  # type: ignore[attr-defined]
-    assert reference_logprobs(chat, artifact, rows, CONFIG, out) == first and "damaged" in notes[-1]
-    other = source(tmp_path / "other", tiny_chat(seed=9))
-    reference_logprobs(tiny_chat(seed=9), other, rows, CONFIG, out)
-    reference_logprobs(chat, artifact, rows[:1], CONFIG, out)
-    assert len(list((out.cache / "reference").iterdir())) == 3  # other weights, other rows: other files
-
-
 def test_a_model_judged_against_itself(chat: Chat) -> None:
     pairs = encode_pairs(chat.tokenizer, loaded(spec())[0], 96, [])
     rows = pair_rows(pairs, 192, share=True)
@@ -252,7 +241,8 @@ def test_a_pair_that_is_too_long_is_named_by_file_and_line(chat: Chat, tmp_path:
     aside: Aside = []
     train, test = loaded(spec(data=data), aside)
     encode_pairs(chat.tokenizer, [*train, *test], 96, aside)
-    assert [where for where, _ in aside] == [f"{data[0]['path']}:2"]
+    assert [where for where, reason in aside if "longer than" in reason] == [f"{data[0]['path']}:2"]
+    assert len(aside) == 1 + 6  # and the same pair six times more
 
 
 # ---- single answers ----
@@ -260,7 +250,7 @@ def test_a_pair_that_is_too_long_is_named_by_file_and_line(chat: Chat, tmp_path:
 
 def test_every_prompt_of_a_row_stands_once_more_with_the_next_answer(chat: Chat) -> None:
     train, _ = load_unpaired(spec(pairs=4, loss_type="kto"), 0, [], [])
-    answers = encode_labelled(chat.tokenizer, train, 96, [])
+    answers = [one for one in encode_labelled(chat.tokenizer, train, 96, []) if one[1]]  # no prompt twice
     (row, *others) = labelled_rows(answers, 4 * 96, 96, share=False)
     own = [doc for doc in row if not doc.fields["mismatched"]]
     mixed = [doc for doc in row if doc.fields["mismatched"]]
@@ -284,7 +274,7 @@ def test_every_prompt_of_a_row_stands_once_more_with_the_next_answer(chat: Chat)
 LOSSES: list[dict[str, Any]] = [
     {"loss_type": "apo_zero"},
     {"loss_type": "kto", "undesirable_weight": 1.5},
-    {"loss_type": "simpo", "simpo_gamma": 0.3},
+    {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.3},
     {"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0, 0.2)},
     {"loss_type": "sigmoid", "adapter": {"r": 4}},
 ]
@@ -322,5 +312,6 @@ def test_the_reference_may_be_another_stage(tmp_path: Path) -> None:
     Preference.run(spec(pairs=20, flaw_cases=0, reference="other"), inputs, out)
     figures = {f["name"]: f for f in json.loads((out.path / "stage_report.json").read_text())["figures"]}
     assert abs(figures["reward margin"]["before"]) > 0.01  # it does not begin at its own reference
+    assert figures["distance from the reference"]["before"] is None
     with pytest.raises(ValueError, match="reference has no effect with loss_type simpo"):
-        spec(loss_type="simpo", reference="other")
+        spec(loss_type="simpo", beta=2.0, reference="other")

@@ -58,6 +58,14 @@ def test_what_stands_beside_a_conversation() -> None:
     row = chat({"messages": [USER, SAYS], "chat_template_kwargs": json.dumps(kwargs)})
     assert row.extras.enable_thinking is True and row.extras.arguments == {"custom_instructions": "Rhyme."}
     assert chat({"messages": [USER, SAYS]}).extras.enable_thinking is None
+    thought = {"role": "assistant", "content": "<think>hm</think>Hello."}
+    assert chat({"messages": [USER, thought]}).extras.enable_thinking is True
+    assert chat({"messages": [USER, {**SAYS, "reasoning_content": "hm"}]}).extras.enable_thinking is True
+    assert chat({"messages": [USER, {**SAYS, "content": "<think></think>Hello."}]}).extras.enable_thinking is None
+    dolly = chat({"instruction": "Say it.", "context": "Hello.", "response": "Hello."})
+    assert dolly.messages[0]["content"] == "Say it.\n\nHello."
+    orca = chat({"system_prompt": "Be brief.", "question": "Hi.", "response": "Hello."})
+    assert [m["role"] for m in orca.messages] == ["system", "user", "assistant"]
     alpaca = chat(
         {"instruction": "Add.", "input": "1, 2", "output": "3", "history": [["Hi.", "Hello."]], "system": "S"}
     )
@@ -96,6 +104,17 @@ def test_pairs_labels_and_text() -> None:
     longer = {"prompt": "Hi.", "chosen": [USER, yes, USER, no], "rejected": [USER, no]}
     pair = convert(longer, recognise([longer], "x"), "x")
     assert isinstance(pair, PairRow) and pair.prompt == [USER] and pair.chosen == [yes, USER, no]
+    system = {"role": "system", "content": "S"}
+    beside = {"prompt": [system, USER], "chosen": [USER, yes], "rejected": [USER, no]}
+    pair = convert(beside, recognise([beside], "x"), "x")
+    assert isinstance(pair, PairRow) and pair.prompt == [system, USER] and pair.chosen == [yes]
+    one_sided = {"prompt": "Hi.", "chosen": [USER, yes], "rejected": [no]}
+    pair = convert(one_sided, recognise([one_sided], "x"), "x")
+    assert isinstance(pair, PairRow) and (pair.prompt, pair.chosen, pair.rejected) == ([USER], [yes], [no])
+    other = {"prompt": "Q0", "chosen": [USER, yes], "rejected": [{**USER, "content": "Q2"}, no]}
+    assert "another conversation" in str(convert(other, recognise([other], "x"), "x"))
+    for bad in (float("nan"), float("inf"), "1.5"):
+        assert "`margin` is" in str(convert({**row, "margin": bad}, recognise([row], "x"), "x"))
     labelled: dict[str, Any] = {"prompt": "Hi.", "completion": "Yes.", "label": False}
     one = convert(labelled, recognise([labelled], "x"), "x")
     assert isinstance(one, UnpairedRow) and one.label is False and one.completion == [yes]
@@ -115,6 +134,13 @@ def test_pairs_labels_and_text() -> None:
         ({"messages": [USER, SAYS], "tools": {"name": "f"}}, "`tools` is not a list"),
         ({"messages": [USER, SAYS], "chat_template_kwargs": {"enable_thinking": "yes"}}, "neither true nor false"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {}}]}]}, "needs a name"),
+        ({"messages": [USER, {**SAYS, "weight": 0}]}, "weight 0"),
+        ({"messages": [USER, {"from": "gpt", "value": "x", "loss": False}]}, "loss False"),
+        ({"messages": [{"role": "system", "content": "A"}, USER, SAYS], "system": "B"}, "say different things"),
+        (
+            {"messages": [USER, {**SAYS, "reasoning_content": "hm"}], "enable_thinking": False},
+            "the thinking would be dropped",
+        ),
     ],
 )
 def test_faults_say_what_is_wrong(row: dict[str, Any], fault: str) -> None:
@@ -129,6 +155,11 @@ def test_a_set_that_is_not_recognised_says_its_columns() -> None:
     assert "messages" in str(caught.value.hint)
     with pytest.raises(DataError, match="format is alpaca, and its columns are missing"):
         recognise([{"text": "x"}], "odd.jsonl", "alpaca")
+    for column in ("functions", "reasoning"):
+        with pytest.raises(DataError, match=f"column {column} would be dropped"):
+            recognise([{"prompt": "a", "completion": "b", column: "c"}], "x")
+    with pytest.raises(DataError, match="neither true nor false"):
+        recognise([{"prompt": "a", "completion": "b", "label": "true"}], "x")
     both = [{"text": "x", "instruction": "Hi.", "output": "Hello."}]
     assert recognise(both, "x").name == "alpaca" and recognise(both, "x", "text").name == "text"
     assert recognise(both, "x.jsonl").sentence("x.jsonl").startswith("x.jsonl: Alpaca (instruction, output), read as")

@@ -36,7 +36,7 @@ def sweep(
     command goes on.
     """
     from luopan.lab.sweep import describe, plan_sweep, run_sweep
-    from luopan.lab.sweep_report import as_plain, sweep_table, write_sweep
+    from luopan.lab.sweep_report import as_plain, short_table, write_sweep
     from luopan.pipeline.reporter import ConsoleReporter, make_console
     from luopan.train.interrupt import orderly_sigterm
 
@@ -59,7 +59,7 @@ def sweep(
         return
     from luopan.cli.tables import print_table
 
-    print_table(console, sweep_table(results))
+    print_table(console, short_table(results))
     console.print(f"page: {page}", highlight=False)
     if all(result.trouble for result in results):
         raise typer.Exit(1)

@@ -14,10 +14,10 @@ def print_table(console: Any, shown: Table) -> None:
 
     units = shown.units or [""] * len(shown.columns)
     rows = [*shown.rows, *([shown.total] if shown.total is not None else [])]
-    table = RichTable(box=None, padding=(0, 2), show_edge=False, title=shown.title, title_justify="left")
+    table = RichTable(box=None, padding=(0, 2), show_edge=False, title=shown.title or None, title_justify="left")
     for place, column in enumerate(shown.columns):
         numeric = any(isinstance(row[place], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_text(cell, unit) for cell, unit in zip(row, units, strict=True)))
     console.print(table)

@@ -28,6 +28,7 @@ from luopan.pipeline.reporter import QuietReporter, Reporter
 from luopan.pipeline.run import run
 from luopan.recipe.load import LoadedRecipe, load_recipe
 from luopan.recipe.overrides import child_at
+from luopan.recipe.yaml_source import parse_value
 from luopan.report.data import Figure, StageReport
 from luopan.stages.handover import REPORT_FILE
 from luopan.train.tracking import read_metrics
@@ -95,7 +96,8 @@ def parse_axis(text: str) -> Axis:
     values = tuple(part.strip() for part in split_values(right))
     if not all(values):
         raise RecipeError(f'"{text}" has an empty value')
-    if doubled := [value for value in values if values.count(value) > 1]:
+    meant = [repr(parse_value(value)) for value in values]
+    if doubled := [value for value, one in zip(values, meant) if meant.count(one) > 1]:
         raise RecipeError(f'"{text}" has {doubled[0]} twice')
     return Axis(stage, key, values)
 

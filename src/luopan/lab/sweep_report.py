@@ -31,6 +31,7 @@ from luopan.report.data import (
     StageReport,
     Table,
 )
+from luopan.report.numbers import number
 from luopan.report.page import render
 
 LOSS = "loss at the end"
@@ -90,6 +91,22 @@ def sweep_table(results: Sequence[Result]) -> Table:
         rows=rows,
         caption="Means over the seeds that did not diverge; ± is the standard error of that mean (two seeds or more).",
     )
+
+
+def short_table(results: Sequence[Result]) -> Table:
+    """For a terminal: the loss and the headline figures, each with its standard error in one column."""
+    names = [name for name in figure_names(results) if name == LOSS or _headline(results, name)]
+    groups = by_setting(results)
+    rows: list[list[Cell]] = []
+    for settings, members in groups.items():
+        cells: list[Cell] = [value for _, value in settings]
+        for name in names:
+            mean, error = mean_and_error(values_of(members, name))
+            cells.append(number(mean, _unit(results, name), error) if mean is not None else "")
+        diverged = sum(bool(member.trouble) for member in members)
+        rows.append([*cells, f"{diverged} of {len(members)} diverged" if diverged else ""])
+    keys = [key for key, _ in next(iter(groups))]
+    return Table(title="", columns=[*keys, *names, ""], rows=rows)
 
 
 def sweep_pictures(sweep: Sweep, results: Sequence[Result]) -> list[Picture]:

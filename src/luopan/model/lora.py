@@ -70,7 +70,7 @@ class LoraLinear(nn.Module):
         whole = self.base_weight().float() + self.delta()
         if self.lora_magnitude is None:
             return whole
-        return whole * (self.lora_magnitude / whole.norm(dim=1)).unsqueeze(1)
+        return whole * (self.lora_magnitude / _lengths(whole)).unsqueeze(1)
 
     def forward(self, x: Tensor) -> Tensor:
         base = linear(x, self.base_weight(), self.bias)
@@ -81,7 +81,7 @@ class LoraLinear(nn.Module):
         if self.lora_magnitude is None:
             return base + change
         with torch.no_grad():  # a constant in the backward pass, as in the paper (section 4.3)
-            norm = (self.base_weight().float() + self.delta()).norm(dim=1)
+            norm = _lengths(self.base_weight().float() + self.delta())
         ratio = (self.lora_magnitude / norm).to(base.dtype)
         plain = base if dropped is x else linear(dropped, self.base_weight(), self.bias)
         bias = 0 if self.bias is None else self.bias
@@ -103,6 +103,11 @@ class LoraLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, rank {self.lora_A.shape[0]}"
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """[O]: the length of each row, never zero: a row of zeros stays one."""
+    return weight.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,10 @@ def check_plan(plan: MergePlan, models: int, has_base: bool) -> None:
             raise ValueError(f"t is {plan.t}, it must be between 0 and 1")
     if plan.weights and len(plan.weights) != models:
         raise ValueError(f"{len(plan.weights)} weights for {models} models")
-    if any(not math.isfinite(weight) for weight in plan.weights):
-        raise ValueError("a weight is not a number")
+    if any(not math.isfinite(number) for number in (*plan.weights, plan.scale)):
+        raise ValueError("a weight or the scale is not a finite number")
+    if not plan.normalize and (plan.method != "linear" or not plan.weights):
+        raise ValueError("normalize: false has no effect without linear and weights")
     if plan.method == "linear" and plan.normalize and plan.weights and abs(sum(plan.weights)) < 1e-9:
         raise ValueError("the weights add up to 0 and cannot be normalised")
     if not 0 < plan.density <= 1:
@@ -87,7 +89,10 @@ def merge_tensors(name: str, tensors: Sequence[Tensor], plan: MergePlan, base: T
             return tensors[0].clone()  # to the bit, whatever rounding would make of the sum
     weights = list(plan.weights) or [1.0] * len(whole)
     merged = METHODS[plan.method](whole, weights, plan, None if base is None else base.float())
-    return merged.to(tensors[0].dtype)
+    merged = merged.to(tensors[0].dtype)
+    if not bool(torch.isfinite(merged).all()):
+        raise ModelError(f"{name} comes to numbers that are not finite", hint="Look at weights and scale.")
+    return merged
 
 
 def _linear(tensors: Sequence[Tensor], weights: Sequence[float], plan: MergePlan, base: Tensor | None) -> Tensor:

@@ -131,7 +131,7 @@ def _merge_adapters(models: Sequence[Path], work: Path, plan: MergePlan) -> None
         raise ModelError(f"adapters are merged by linear, not by {plan.method}", hint="Merge each into its base first.")
     configs = [read_adapter_config(folder) for folder in models]
     for folder, config in zip(models, configs, strict=True):
-        for key in ("target_modules", "base_model_name_or_path", "use_dora", "modules_to_save"):
+        for key in ("luopan_base_content", "target_modules", "use_dora", "modules_to_save"):
             if _as_set(config.get(key)) != _as_set(configs[0].get(key)):
                 raise ModelError(f"{key} is {config.get(key)!r}, in {models[0]} {configs[0].get(key)!r}", where=folder)
         if config.get("use_dora"):

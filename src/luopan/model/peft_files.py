@@ -44,8 +44,13 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def save_adapter(model: Decoder, folder: Path | str, base_name: str, config: AdapterConfig) -> None:
-    """Write the adapter of `model` to `folder`; `base_name` is what it belongs to, a path or a hub id."""
+def save_adapter(
+    model: Decoder, folder: Path | str, base_name: str, config: AdapterConfig, base_content: str | None = None
+) -> None:
+    """Write the adapter of `model` to `folder`.
+
+    `base_name` is what it belongs to, a path or a hub id; `base_content` a hash of its weights.
+    """
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -81,6 +86,7 @@ def save_adapter(model: Decoder, folder: Path | str, base_name: str, config: Ada
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base_name,
+            **({"luopan_base_content": base_content} if base_content else {}),
             "r": config.r,
             "lora_alpha": config.lora_alpha,
             "lora_dropout": config.lora_dropout,

@@ -24,6 +24,7 @@ from luopan.stages.chat_weights import by_tokens
 from luopan.stages.rows import read_source
 from luopan.tokens.chat import Conversation, TrainOn, encode_chats, encode_text
 from luopan.tokens.convert import convert
+from luopan.tokens.convert import thinks as thinks_in
 from luopan.tokens.example import IGNORE, Example
 from luopan.tokens.formats import ChatRow, TextRow, recognise
 from luopan.tokens.truncate import Encode, Truncation, cut, shorten
@@ -134,10 +135,17 @@ def _encode(
         pieces = [example]
         if len(example) > max_length:
             pieces = _shortened(row, example, max_length, truncation, again, data)
+        turns = sum(m["role"] == "assistant" for m in row.messages)
         for piece in pieces:
-            data.add(piece, names[number], sum(m["role"] == "assistant" for m in row.messages), row.enable_thinking)
+            data.add(piece, names[number], turns if piece is example else stretches(piece), row.enable_thinking)
             numbers.append(number)
     return numbers
+
+
+def stretches(example: Example) -> int:
+    """How many runs of trained tokens there are: of a piece of a conversation the turns."""
+    trained = [label != IGNORE for label in example.labels]
+    return sum(here and not before for before, here in zip([False, *trained], trained))
 
 
 def _shortened(
@@ -198,7 +206,8 @@ def _from_rows(
         return
     form = recognise([row.values or {} for row in sound], source.name, source.format)
     if form.kind not in ("chat", "text"):
-        raise DataError(f"holds {form.name} data, which a preference stage reads", where=source.name)
+        hint = "If it holds conversations as well: format: messages." if form.kind == "unpaired" else None
+        raise DataError(f"holds {form.name} data, which a preference stage reads", where=source.name, hint=hint)
     data.formats.append(f"{form.sentence(_label(source))}; {len(rows):,} rows")
     for row in sound:
         found = convert(row.values or {}, form, row.where, as_text=source.as_text)
@@ -209,6 +218,9 @@ def _from_rows(
         elif isinstance(found, ChatRow):
             said = found.extras
             thinks = bool(said.enable_thinking) if source.mode is None else source.mode == "think"
+            if not thinks and thinks_in(found.messages):
+                data.set_aside.append((row.where, f"it thinks, and the mode of {_label(source)} is no_think"))
+                continue
             named.append((number, Conversation(found.messages, thinks, said.tools, row.where, said.arguments)))
 
 

@@ -88,7 +88,7 @@ class Preference:
         capacity = answers.capacity
         feed = PackedFeed(rows, capacity, chat.pad_id, config, out.seed, count_pairs=not spec.unpaired)
         result = train(chat, feed, loss_of(spec), config, out)
-        save_tuned(chat, out.path, spec.adapter)
+        save_tuned(chat, source, out.path, spec.adapter)
         after = measure(suite_after(out.path, chat, spec.suite))
         if test_reference is not None:
             after |= _drift(chat, answers, config, inputs, spec)

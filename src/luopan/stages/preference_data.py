@@ -72,7 +72,7 @@ def load_pairs(
         )
         return train, test
     found = [row for row in read_answers(sources, aside, said) if isinstance(row, PairRow)]
-    return held_out(found, test_pairs, sources[0].name)
+    return held_out(found, test_pairs, sources[0].name, aside)
 
 
 def load_unpaired(
@@ -92,7 +92,7 @@ def load_unpaired(
             f"all answers are {'desirable' if labels == {True} else 'undesirable'}, so there is nothing to tell apart",
             where=spec.data[0].name,
         )
-    return held_out(found, spec.test_pairs, spec.data[0].name)
+    return held_out(found, spec.test_pairs, spec.data[0].name, aside)
 
 
 def halves(pair: PairRow) -> list[UnpairedRow]:
@@ -106,7 +106,7 @@ def halves(pair: PairRow) -> list[UnpairedRow]:
 def read_answers(
     sources: Sequence[RowSource], aside: Aside, said: list[str], *, unpaired: bool = False
 ) -> Iterable[PairRow | UnpairedRow]:
-    """The rows of all sources, each once; those that do not fit are set aside. DataError for a source of another kind."""
+    """The rows of all sources, each once; what does not fit is set aside. DataError for a source of another kind."""
     seen: dict[str, str] = {}  # what a row says -> where it was said first
     for source in sources:
         rows = list(read_source(source))
@@ -139,12 +139,14 @@ def _said(row: PairRow | UnpairedRow) -> str:
     return stable_hash([row.prompt, answers, extras.enable_thinking, extras.tools, extras.arguments])
 
 
-def held_out(rows: Sequence[AnswerRow], test: int, where: str) -> tuple[list[AnswerRow], list[AnswerRow]]:
+def held_out(rows: Sequence[AnswerRow], test: int, where: str, aside: Aside) -> tuple[list[AnswerRow], list[AnswerRow]]:
     """Training and held-out rows: about `test`, at most a fifth, and no prompt on both sides."""
     prompts = [stable_hash(row.prompt) for row in rows]
     distinct = sorted(set(prompts))
     if len(distinct) < 2:
-        raise DataError(f"{len(rows)} pairs are too few to train on and to hold some prompts out", where=where)
+        first = f"; the first that was set aside: {aside[0][0]}: {aside[0][1]}" if aside else ""
+        what = "all have one prompt" if len(rows) > 1 else "are too few to train on"
+        raise DataError(f"{len(rows)} pairs {what}, so none can be held out{first}", where=where)
     share = min(0.2, test / len(rows))
     held = set(distinct[: max(1, round(share * len(distinct)))])
     train = [row for row, prompt in zip(rows, prompts) if prompt not in held]
@@ -192,6 +194,9 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[PairRow], max_length: int, asid
     for i, pair in enumerate(pairs):
         chosen, rejected = sides[0][i], sides[1][i]
         if isinstance(chosen, Answer) and isinstance(rejected, Answer):
+            if list(chosen.example.input_ids) == list(rejected.example.input_ids):
+                aside.append((pair.extras.where, "both answers are the same tokens"))
+                continue
             fields = {"margin": pair.margin or 0.0} if margins else {}
             both.append((chosen.with_fields(fields), rejected.with_fields(fields)))
         else:

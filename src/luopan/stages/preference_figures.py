@@ -145,8 +145,9 @@ def preference_figures(before: dict[str, Any], after: dict[str, Any], *, referen
         )  # fmt: skip
     if "drift" in after:
         kl, error = after["drift"]
+        start = 0.0 if after["from_itself"] else None  # another stage as the reference: not measured at the start
         figures.append(
-            Figure(name="distance from the reference", before=0.0 if after["from_itself"] else None, after=kl, unit="nats", stderr_after=error,
+            Figure(name="distance from the reference", before=start, after=kl, unit="nats", stderr_after=error,
                    n=after["own"], headline=False, higher_is_better=None,
                    help="KL an answer, on its own sampled answers to held-out prompts")
         )  # fmt: skip

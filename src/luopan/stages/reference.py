@@ -1,9 +1,8 @@
 """Log-probabilities of the reference model: computed once, kept on the disk, never those of a half-trained policy.
 
 The key holds all they depend on: the weights and in how many bits they are held, the tokens and which of them are
-scored, precision and device. So a sweep
-over beta or learning rate, and a stage that is made again with another number of steps, finds them; a file whose bytes are
-not those that were written is made again.
+scored, precision and device. So a sweep over beta or learning rate, and a stage that is made again with another number
+of steps, finds them; a file whose bytes are not those that were written is made again.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Sft:
         before = out.remember("before", lambda: measure(suite_of(source, chat, spec.suite)))
         feed = PackedFeed(rows, capacity, chat.pad_id, config, out.seed, group_by_length=spec.group_by_length)
         result = train(chat, feed, loss, config, out)
-        save_tuned(chat, out.path, spec.adapter)
+        save_tuned(chat, source, out.path, spec.adapter)
         after = measure(suite_after(out.path, chat, spec.suite))
         figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
         figures += forgetting_figures(before["bits"], after["bits"])

@@ -33,12 +33,14 @@ def open_tuned(
     return chat, summary
 
 
-def save_tuned(chat: Chat, folder: Path, adapter: AdapterConfig | None) -> None:
+def save_tuned(chat: Chat, source: Artifact, folder: Path, adapter: AdapterConfig | None) -> None:
     """Write `folder/model`, and `folder/adapter` where one was trained."""
     if adapter is None:
         save_model(chat, folder)
         return
-    save_adapter(chat.model, folder / ADAPTER_FOLDER, chat.origin, adapter)
+    save_adapter(
+        chat.model, folder / ADAPTER_FOLDER, str(source.model_path), adapter, base_content=source.manifest.content
+    )
     with merged(chat.model):
         save_model(chat, folder)
 

@@ -7,11 +7,14 @@ parsed. Nothing is left out: a key that the one form has no place for is a fault
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from luopan.tokens.formats import AnyRow, ChatRow, Extras, Format, PairRow, Row, TextRow, UnpairedRow
+from luopan.tokens.messages import split_thinking
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
@@ -36,14 +39,52 @@ def convert(row: Row, form: Format, where: str, *, as_text: bool = False) -> Any
         if form.name == "prompt_completion" and as_text:
             before, after = (_text(row.get(column), column) for column in form.columns)
             return TextRow(after, where, before)
+        if as_text:
+            raise Fault(f"as_text takes a prompt and a completion, not {form.name}")
         extras = _extras(row, where)
         if form.kind == "pairs":
-            return _pair(row, extras)
+            pair = _pair(row, extras)
+            return replace(pair, extras=_mode(extras, [*pair.prompt, *pair.chosen, *pair.rejected]))
         if form.kind == "unpaired":
-            return _unpaired(row, form, extras)
-        return ChatRow(_system(row) + _messages(row, form), extras)
+            one = _unpaired(row, form, extras)
+            return replace(one, extras=_mode(extras, [*one.prompt, *one.completion]))
+        messages = _with_system(row, _messages(row, form))
+        return ChatRow(messages, _mode(extras, messages))
     except Fault as fault:
         return str(fault)
+
+
+def thinks(messages: Messages) -> bool:
+    """Whether an assistant's turn has thinking in it."""
+    return any(message["role"] == "assistant" and _thinking(message) for message in messages)
+
+
+def _thinking(message: dict[str, Any]) -> str:
+    said = next((message[key] for key in ("reasoning_content", "reasoning", "thinking") if message.get(key)), None)
+    if isinstance(said, str):
+        return said.strip()
+    content = message.get("content")
+    return (split_thinking(content)[0] or "").strip() if isinstance(content, str) else ""
+
+
+def _mode(extras: Extras, messages: Messages) -> Extras:
+    """Where the row does not say whether it thinks, its turns do: thinking must not be dropped for want of a switch."""
+    found = thinks(messages)
+    if extras.enable_thinking is None:
+        return replace(extras, enable_thinking=True) if found else extras
+    if found and not extras.enable_thinking:
+        raise Fault("it thinks, and enable_thinking is false: the thinking would be dropped")
+    return extras
+
+
+def _with_system(row: Row, messages: Messages) -> Messages:
+    """The messages behind the system prompt of a column of its own. Two different ones are a fault."""
+    system = _system(row)
+    if not system or not messages or messages[0]["role"] != "system":
+        return system + messages
+    if messages[0]["content"] != system[0]["content"]:
+        raise Fault("a system message and a column `system` say different things")
+    return messages
 
 
 def _messages(row: Row, form: Format) -> Messages:
@@ -51,7 +92,7 @@ def _messages(row: Row, form: Format) -> Messages:
         return _talk(row.get(form.columns[0]), form.columns[0])
     if form.name == "alpaca":
         asked = _text(row.get("instruction"), "instruction")
-        more = row.get("input")
+        more = row.get("input") or row.get("context")
         if more is not None and not isinstance(more, str):
             raise Fault(f"`input` is not text but {type(more).__name__}")
         prompt = f"{asked}\n\n{more}" if more and more.strip() else asked
@@ -62,7 +103,11 @@ def _messages(row: Row, form: Format) -> Messages:
         ]
     question, completion = row.get(form.columns[0]), row.get(form.columns[1])
     listed = isinstance(question, list)
+    before = _history(row.get("history"))
+    if before and listed:
+        raise Fault("`history` beside a prompt that is a conversation")
     asked_in = _talk(question, form.columns[0]) if listed else [_user(_text(question, form.columns[0]))]
+    asked_in = before + asked_in
     if isinstance(completion, list):
         return asked_in + _talk(completion, form.columns[1])
     return [*asked_in, _assistant(_text(completion, form.columns[1]))]
@@ -97,6 +142,7 @@ def _from_sharegpt(item: Mapping[str, Any], number: int) -> dict[str, Any]:
         raise Fault(f"message {number} has neither `role` nor `from`")
     if other := sorted(set(item) - {"from", "value", "content", "weight", "loss"}):
         raise Fault(f"message {number} has {', '.join(other)}, which would not be trained on")
+    _refuse_untrained(item)
     return {"role": str(who), "content": value}
 
 
@@ -107,7 +153,9 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in message.items() if value is not None and not (key != "content" and value == "")
     }
     kept["role"] = role
-    kept.pop("weight", None)
+    _refuse_untrained(message)
+    for key in ("weight", "loss"):
+        kept.pop(key, None)
     content = kept.get("content")
     if isinstance(content, list):
         kept["content"] = [
@@ -120,12 +168,21 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
         kept["tool_calls"] = [_call(call) for call in _json(kept["tool_calls"], "tool_calls") or []]
     if role == "function_call":
         calls = _json(content, "function_call")
+        if odd := sorted(set(kept) - {"role", "content"}):
+            raise Fault(f"a function call has {', '.join(odd)}, which would not be trained on")
         kept = {
             "role": "assistant",
             "content": "",
             "tool_calls": [_call(c) for c in (calls if isinstance(calls, list) else [calls])],
         }
     return kept
+
+
+def _refuse_untrained(message: Mapping[str, Any]) -> None:
+    """A turn that its data marks as not to be learnt must not be learnt; single turns cannot be left out here."""
+    for key in ("weight", "loss"):
+        if message.get(key) not in (None, True, 1):
+            raise Fault(f"a turn has {key} {message[key]!r}: turns that are not trained are not supported")
 
 
 def _call(call: Any) -> dict[str, Any]:
@@ -146,7 +203,8 @@ def _call(call: Any) -> dict[str, Any]:
 def _join(found: Messages, message: dict[str, Any]) -> None:
     """Add a message; calls that follow the assistant's words belong to the same turn."""
     last = found[-1] if found else None
-    alone = message["role"] == "assistant" and message.get("tool_calls") and not message.get("content")
+    bare = set(message) <= {"role", "content", "tool_calls"}
+    alone = bare and message["role"] == "assistant" and message.get("tool_calls") and not message.get("content")
     if alone and last is not None and last["role"] == "assistant":
         last["tool_calls"] = [*last.get("tool_calls", []), *message["tool_calls"]]
     else:
@@ -155,7 +213,7 @@ def _join(found: Messages, message: dict[str, Any]) -> None:
 
 def _system(row: Row) -> Messages:
     """A system prompt in a column of its own."""
-    value = row.get("system")
+    value = row.get("system") or row.get("system_prompt")
     if value is None or value == "":
         return []
     return [{"role": "system", "content": _text(value, "system")}]
@@ -167,11 +225,15 @@ def _pair(row: Row, extras: Extras) -> PairRow:
     if isinstance(given, str) and TRANSCRIPT.match(given):
         given = _transcript(given)
     prompt = [_user(given)] if isinstance(given, str) else _talk(given, "prompt") if given else []
+    prompt = _with_system(row, _history(row.get("history")) + prompt)
+    if prompt:
+        # Whole conversations begin with the prompt again, perhaps without its system message.
+        bare = [message for message in prompt if message["role"] != "system"]
+        sides = [_behind(_behind(side, prompt), bare) for side in sides]
     common = _common(*sides)
-    if common:
-        # Whole conversations in both: what they share is the prompt. A prompt beside them says the same again.
-        prompt, sides = sides[0][:common], [side[common:] for side in sides]
-    elif prompt and prompt[-1].get("role") == "assistant":
+    if common and (not prompt or sides[0][0]["role"] == "assistant"):
+        prompt, sides = prompt + sides[0][:common], [side[common:] for side in sides]
+    if prompt and prompt[-1].get("role") == "assistant":
         raise Fault("the prompt ends with the assistant, so there is nothing to answer")
     if not prompt:
         words = "`chosen` and `rejected` answer different conversations" if max(map(len, sides)) > 1 else (
@@ -181,12 +243,21 @@ def _pair(row: Row, extras: Extras) -> PairRow:
     for key, side in zip(("chosen", "rejected"), sides, strict=True):
         if not side or side[-1].get("role") != "assistant":
             raise Fault(f"`{key}` does not end with an assistant message")
+        if side[0].get("role") not in ("assistant", "tool"):
+            raise Fault(f"`{key}` begins with another conversation than the prompt")
     if sides[0] == sides[1]:
         raise Fault("`chosen` and `rejected` are the same")
     margin = row.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise Fault(f"`margin` is no number but {margin!r:.40}")
-    return PairRow(_system(row) + prompt, sides[0], sides[1], extras, None if margin is None else float(margin))
+    if margin is not None and not math.isfinite(margin):
+        raise Fault(f"`margin` is {margin}")
+    return PairRow(prompt, sides[0], sides[1], extras, None if margin is None else float(margin))
+
+
+def _behind(side: Messages, prompt: Messages) -> Messages:
+    """A side without the prompt that it begins with."""
+    return side[len(prompt) :] if prompt and len(side) > len(prompt) and side[: len(prompt)] == prompt else side
 
 
 def _side(value: Any, key: str) -> Messages:
@@ -236,7 +307,7 @@ def _unpaired(row: Row, form: Format, extras: Extras) -> UnpairedRow:
         prompt, completion = talk[:-1], talk[-1:]
     if not prompt or completion[-1].get("role") != "assistant":
         raise Fault("the completion is no answer of the assistant to a prompt")
-    return UnpairedRow(_system(row) + prompt, completion, bool(label), extras)
+    return UnpairedRow(_with_system(row, prompt), completion, bool(label), extras)
 
 
 def _extras(row: Row, where: str) -> Extras:

@@ -114,18 +114,31 @@ def recognise(rows: Sequence[Row], source: str, wanted: FormatName | None = None
     columns = {name for row in looked for name, value in row.items() if value is not None}
     found = {name: tried for name in get_args(FormatName) if (tried := _try(name, columns, looked)) is not None}
     listed = ", ".join(sorted(columns)) or "none"
+    if "unpaired" not in found and "label" in columns and "completion" in columns:
+        raise DataError("label holds values that are neither true nor false", where=source, hint="Write true or false.")
     if wanted is not None:
         if wanted not in found:
             raise DataError(f"format is {wanted}, and its columns are missing; there are: {listed}", where=source)
         return found[wanted]
     for name in ("preference", "unpaired", "messages", "sharegpt", "alpaca", "prompt_completion", "text"):
         if name in found:
+            _refuse_unread(found[name], columns, source)
             return found[name]
     hint = (
         "Known are messages, conversations (from, value), instruction with output, prompt with completion, chosen with "
         "rejected, completion with label, text. Rename the columns, or say format: and columns:."
     )
     raise DataError(f"the format is not recognised; its columns are: {listed}", where=source, hint=hint)
+
+
+def _refuse_unread(form: Format, columns: set[str], source: str) -> None:
+    """DataError for columns that change what an answer means and that this form has no place for."""
+    unread = {"functions", "reasoning", "reasoning_content", "thinking", "rationale"} & columns
+    unread |= {"context"} & columns if form.name != "alpaca" else set()
+    if unread:
+        named = ", ".join(sorted(unread))
+        hint = "Put it into the prompt or the messages, or take the column out of the file."
+        raise DataError(f"column {named} would be dropped, and the answers may depend on it", where=source, hint=hint)
 
 
 def _try(name: str, columns: set[str], rows: Sequence[Row]) -> Format | None:

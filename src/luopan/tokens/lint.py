@@ -82,6 +82,8 @@ def stand_in_tokenizer(source: str) -> PreTrainedTokenizerFast:
     known = tokenizer.get_vocab()
     wanted = dict.fromkeys([*(info.tokens if info else ()), *CONTROL.findall(source)])
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in wanted if t not in known])
+    if info is None and "bos_token" in source:  # a foreign template that writes it fails where there is none
+        tokenizer.add_special_tokens({"bos_token": "<|stand_in_bos|>"})
     tokenizer.chat_template = source
     if end := turn_end(Probe(tokenizer, source)):
         tokenizer.eos_token = end

@@ -78,14 +78,16 @@ def _beside_system(probe: Probe) -> Iterator[Finding]:
     """Custom instructions, given or null, must not take the place of the system message unsaid."""
     talk = [system(word("sys")), user(), says()]
     for name, value in _ARGUMENTS.items():
-        if not re.search(rf"\b{name}\b", probe.source):
+        # A template that sets a variable of that name overwrites what it is given, so it may read none from outside.
+        if name not in probe.variables and not re.search(rf"set {name}\b", probe.source):
             continue
         hint = f"write both, or refuse a system message beside {name} with raise_exception"
         for how, given, words in (
             (f"{name}: null", None, {"system content": word("sys")}),
             (name, value, {"system content": word("sys"), name: word("custom")}),
         ):
-            done = probe.render(talk, **{name: given})
+            arguments: dict[str, Any] = {name: given}
+            done = probe.render(talk, **arguments)
             for what, expected in words.items():
                 if done.usable and expected not in done.text:
                     where = f"{what}, with {how}" if what != name else f"{name}, with a system message"
@@ -95,7 +97,7 @@ def _beside_system(probe: Probe) -> Iterator[Finding]:
 
 def _developer(probe: Probe) -> Iterator[Finding]:
     """The newer name of the system role; only where the template has heard of it (else: an unknown role)."""
-    if "developer" not in probe.source:
+    if not re.search(r"""["']developer["']""", probe.source):
         return
     told = word("developer")
     done = probe.render([{"role": "developer", "content": told}, user(), says()])

@@ -75,6 +75,9 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
     folder = Path(path)
     if not folder.is_dir():
         raise ModelError("there is no such folder", where=folder)
+    kinds = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+    if not any((folder / name).is_file() for name in kinds):
+        raise ModelError("there is no tokenizer in this folder", where=folder, hint="Copy tokenizer.json into it.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
