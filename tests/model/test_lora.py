@@ -97,6 +97,11 @@ def test_what_peft_writes_is_read(tmp_path: Path) -> None:
     with torch.no_grad():
         assert (theirs.eval()(IDS).logits - model(IDS)).abs().max() < 1e-5
     assert model.get_parameter("layers.0.self_attn.q_proj.lora_A").shape == (2, 32)
+    config = AdapterConfig(r=4, lora_alpha=8, use_rslora=True)
+    save_adapter(model, tmp_path / "again", "base", config)
+    once_more = tiny().eval()
+    load_adapter(once_more, tmp_path / "again")
+    assert (once_more(IDS) - model(IDS)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -106,6 +111,7 @@ def test_what_peft_writes_is_read(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         ({"layers_to_transform": [0]}, "layers_to_transform"),
         ({"target_parameters": ["experts"]}, "target_parameters"),
+        ({"init_lora_weights": "pissa"}, "changed base weights"),
     ],
 )
 def test_what_is_not_honoured_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -200,6 +206,33 @@ def test_int8_is_within_half_a_step_and_trains() -> None:
     with merged(model):
         assert (model(IDS) - expected).abs().max() < 1e-5
     assert torch.equal(model(IDS), expected)
+
+
+def test_what_would_be_half_a_model_is_refused(tmp_path: Path) -> None:
+    model = tiny()
+    attach(model, AdapterConfig(r=2))
+    with pytest.raises(ModelError, match="has an adapter"):
+        hf.save(model, tmp_path)
+    merge(model)
+    with pytest.raises(ModelError, match="merged into the weights"), adapters_off(model):
+        pass
+    with pytest.raises(ModelError, match="modules_to_save: .*q_proj.* has an adapter"):
+        attach(tiny(), AdapterConfig(r=2, modules_to_save=("q_proj",)))
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_dropout_is_the_same_when_it_is_computed_again(recompute: Any) -> None:
+    gradients = []
+    for mode in ("none", recompute):
+        model = tiny()
+        attach(model, AdapterConfig(r=4, lora_dropout=0.5))
+        stirred(model)
+        model.train()
+        model.recompute = mode
+        torch.manual_seed(3)
+        F.cross_entropy(model(IDS).flatten(0, 1), IDS.flatten()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.equal(*gradients)
 
 
 def test_dropout_acts_in_training_alone() -> None:

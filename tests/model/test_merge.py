@@ -55,13 +55,19 @@ def test_task_arithmetic_by_hand() -> None:
 def test_ties_by_hand() -> None:
     base = torch.zeros(4)
     one, other = torch.tensor([4.0, 1.0, -3.0, 0.5]), torch.tensor([-2.0, 3.0, -1.0, 2.0])
-    # Half of each: [4, 0, -3, 0] and [-2 or 2?]: |-2| = |2| tie, so three are kept: [-2, 3, 0, 2].
-    # Signs by sum: 2 -> +, 3 -> +, -3 -> -, 2 -> +. Of those that agree: 4, 3, -3, 2, each alone.
-    assert merged(MergePlan("ties", density=0.5), one, other, base=base) == [4.0, 3.0, -3.0, 2.0]
+    # Half of each: [4, 0, -3, 0] and [-2, 3, 0, 0], of |-2| = |2| the first.
+    # Signs by sum: 2 -> +, 3 -> +, -3 -> -. Of those that agree: 4, 3, -3, each alone.
+    assert merged(MergePlan("ties", density=0.5), one, other, base=base) == [4.0, 3.0, -3.0, 0.0]
     # All of each: + by 2, + by 4, - by -4, + by 2.5; means of those that agree.
     assert merged(MergePlan("ties", density=1.0), one, other, base=base) == [4.0, 2.0, -2.0, 1.25]
     assert trim(torch.tensor([1.0, -5.0, 3.0, 0.0]), 0.5).tolist() == [0.0, -5.0, 3.0, 0.0]
     assert trim(torch.tensor([1.0, -5.0]), 0.01).tolist() == [0.0, -5.0]  # one at least
+    assert trim(torch.ones(10), 0.3).tolist() == [1.0] * 3 + [0.0] * 7  # as many as were asked for, ties or not
+    assert int((trim(torch.arange(100.0), 0.29) != 0).sum()) == 29
+    # Where opposite changes weigh the same, plus wins; weights go into sign and mean.
+    assert merged(MergePlan("ties", density=1.0), torch.ones(1), -torch.ones(1), base=torch.zeros(1)) == [1.0]
+    plan = MergePlan("ties", weights=(1, 3), density=1.0, scale=0.5)
+    assert merged(plan, torch.tensor([2.0, 2.0]), torch.tensor([-1.0, 6.0]), base=torch.zeros(2)) == [-0.5, 0.5 * 5.0]
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp"])
@@ -148,8 +154,8 @@ def test_adapters_merge_to_the_sum_of_their_changes(tmp_path: Path) -> None:
     load_adapter(base, tmp_path / "both")
     for name, layer in lora_layers(base).items():
         assert torch.allclose(layer.delta(), 0.25 * deltas[0][name] + 0.75 * deltas[1][name], atol=1e-5)
-    with pytest.raises(ModelError, match="merged by linear"):
-        merge_folders([tmp_path / "adapter0", tmp_path / "adapter1"], tmp_path / "x", MergePlan("slerp"))
+    with pytest.raises(ModelError, match="ties makes no adapter"):
+        merge_folders([tmp_path / "adapter0", tmp_path / "adapter1"], tmp_path / "x", MergePlan("ties"))
     with pytest.raises(ModelError, match="is an adapter, and the others"):
         merge_folders([tmp_path / "adapter0", tmp_path / "base"], tmp_path / "x", MergePlan())
 

@@ -13,7 +13,7 @@ import transformers
 from stage_toys import tiny_chat, workspace
 
 from luopan.artifacts import Artifact, build_manifest, write_manifest
-from luopan.errors import ModelError, RecipeError
+from luopan.errors import DataError, ModelError, RecipeError
 from luopan.model import hf
 from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
@@ -21,7 +21,7 @@ from luopan.model.reward import add_score, load_reward, save_reward
 from luopan.objectives.reward import bradley_terry
 from luopan.recipe.reward_specs import RewardSpec
 from luopan.stages.common import Chat, save_model
-from luopan.stages.reward import Reward, calibration, correlation
+from luopan.stages.reward import Reward, calibration, check_ends, correlation
 from luopan.tokens.batch import collate
 from luopan.tokens.example import Example, share_prefix
 from luopan.train.reward_loss import document_scores, last_tokens, reward_loss
@@ -151,3 +151,47 @@ def test_a_stage_learns_to_tell_rude_from_polite(tmp_path: Path, margins: bool) 
     assert [picture["title"] for picture in report["pictures"]][:1] == ["Can its confidence be believed?"]
     model = load_reward(out.path / "model")
     assert model.get_parameter("score.weight").shape == (1, 32)
+
+
+def rude(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"Question {i}?", "chosen": f"Yes, {i}.", "rejected": f"No, {i}, you fool!", **more}
+        for i in range(count)
+    ]
+
+
+def spec_of(folder: Path, rows: list[dict[str, Any]]) -> RewardSpec:
+    file = folder / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return RewardSpec(
+        kind="reward", model="sft", max_length=96, learning_rate=3e-3, max_steps=1, test_pairs=4,
+        data=({"path": str(file)},),
+    )  # fmt: skip
+
+
+def test_pairs_that_teach_nothing_are_set_aside_with_their_reason(tmp_path: Path) -> None:
+    same = [{"prompt": f"Again {i}?", "chosen": "Yes.", "rejected": "Yes."} for i in range(3)]
+    silent = [{"prompt": "Well?", "chosen": "Yes.", "rejected": " "}]
+    out = workspace(tmp_path / "reward")
+    chat = tiny_chat(context=256)
+    metrics = Reward.run(spec_of(tmp_path, rude(20) + same + silent), {"model": (source(tmp_path / "sft", chat),)}, out)
+    assert metrics["set_aside"] == 4
+    report = json.loads((out.path / "stage_report.json").read_text())
+    reasons = {entry["reason"]: entry["count"] for entry in report["set_aside"]}
+    assert reasons["`chosen` and `rejected` are the same"] == 3 and len(reasons) == 2
+    model = load_reward(out.path / "model")
+    assert report["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_what_could_not_be_written_or_read_elsewhere_is_refused_before_training(tmp_path: Path) -> None:
+    chat = tiny_chat(context=256)
+    odd = Decoder(chat.model.config.model_copy(update={"attention_sinks": True}))
+    sinks = source(tmp_path / "sinks", Chat(odd, chat.tokenizer, chat.device))
+    out = workspace(tmp_path / "reward")
+    with pytest.raises(ModelError, match="no family of transformers has a sequence classifier"):
+        Reward.run(spec_of(tmp_path, rude(20)), {"model": (sinks,)}, out)
+    ends = Example([5, chat.pad_id], [5, chat.pad_id])
+    with pytest.raises(DataError, match="which is the padding token too"):
+        check_ends([[Example([5, 6], [5, 6]), ends]], chat)
+    check_ends([[Example([chat.pad_id, 6], [5, 6])]], chat)  # elsewhere it may stand
+    assert not (out.path / "checkpoints").exists()

@@ -75,6 +75,12 @@ def import_state_dict(
                 where=where,
                 hint="Set tie_word_embeddings to false in config.json to keep both.",
             )
+    if "score.weight" in tensors and "score.weight" not in wanted:
+        raise ModelError(
+            "is a reward model: it gives a text a number and cannot continue it",
+            where=where,
+            hint="luopan.rl.reward_model.load_reward_model loads it, and score asks it.",
+        )
     if missing := sorted(set(wanted) - set(tensors)):
         raise ModelError(f"{len(missing)} tensors are missing, the first is {missing[0]}", where=where)
     if extra := sorted(set(tensors) - set(wanted)):
@@ -177,6 +183,10 @@ def save(
     stops and pads with; the tokenizer is saved by whoever has it. Each file appears whole or not at all.
     """
     path = Path(path)
+    if adapter := [name for name, _ in model.named_parameters() if name.endswith(("lora_A", "lora_B"))]:
+        raise ModelError(
+            f"the model has an adapter ({adapter[0]})", hint="Save inside luopan.model.lora.merged(model)."
+        )
     config = to_hf_config(model.config, architecture)
     buffers = {_hf_name(name) for name, _ in model.named_buffers()}
     tokens = {

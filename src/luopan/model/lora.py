@@ -227,6 +227,8 @@ def _train_in_full(model: Decoder, config: AdapterConfig) -> None:
             raise ModelError(
                 f"modules_to_save: {wanted!r} matches no module", hint="Such as embed_tokens, lm_head, norm."
             )
+        if inside := [name for name in names if isinstance(model.get_submodule(name.rpartition(".")[0]), LoraLinear)]:
+            raise ModelError(f"modules_to_save: {inside[0]} has an adapter", hint="Take it out of target_modules.")
         for name in names:
             parameter = model.get_parameter(name)
             kept[name] = parameter.detach().clone()
@@ -254,6 +256,8 @@ def adapted(model: nn.Module) -> bool:
 def adapters_off(model: Decoder) -> Iterator[None]:
     """The base model alone: no change is added, and what is trained in full is as it was."""
     layers, saved = lora_layers(model), saved_modules(model)
+    if any(layer.merged for layer in layers.values()):
+        raise ModelError("the adapter is merged into the weights", hint="Call unmerge first.")
     trained = {name: model.get_parameter(name).detach().clone() for name in saved}
     try:
         for layer in layers.values():
@@ -304,6 +308,7 @@ def merged(model: Decoder) -> Iterator[None]:
 def detach(model: Decoder, *, keep: bool = False) -> None:
     """Take the adapter off for good, `keep`: its change stays in the weights. Everything can be trained again."""
     if not keep:
+        unmerge(model)
         _copy(model, saved_modules(model))
     for name, layer in lora_layers(model).items():
         if keep:

@@ -8,9 +8,10 @@
   ties             the same with each difference trimmed to the largest `density` of its entries, and of those only the
                    ones whose sign wins by total weight, averaged by weight (Yadav et al. 2023, arXiv:2306.01708)
 
-Tensor by tensor from the files, in fp32, so that several large models never lie in memory together. Adapters are merged
-exactly: the sum of changes B_i A_i is one adapter of the ranks' sum. Averaging A and B apart, as is often done, is no
-average of the changes. Limits: adapters by `linear` alone; DARE and other random trimming are not done.
+In fp32, one tensor at a time, each trimmed and turned for itself, as mergekit does it: trimming `density` of every
+tensor (the paper trims all of them together), of equal magnitudes the first; where opposite signs weigh the same, plus
+wins. Otherwise than there, an arc to a tensor of zeros is a line. `merge_files.py` reads and writes the folders,
+`merge_adapters.py` does adapters. Limit: DARE and other random trimming are not done.
 """
 
 from __future__ import annotations
@@ -41,17 +42,21 @@ class MergePlan:
     scale: float = 1.0
 
 
-def check_plan(plan: MergePlan, models: int, has_base: bool) -> None:
-    """ValueError for what cannot work, or would do nothing."""
+def check_plan(plan: MergePlan, models: int, has_base: bool, adapters: bool = False) -> None:
+    """ValueError for what cannot work, or would do nothing. Adapters are changes already: they take no base."""
     if plan.method not in get_args(Method):
         raise ValueError(f"method {plan.method!r} is unknown; it is one of {', '.join(get_args(Method))}")
     if models < 2:
         raise ValueError("merging takes two models at least")
-    wants_base = plan.method in ("task_arithmetic", "ties")
+    if adapters and plan.method == "ties":
+        raise ValueError("ties makes no adapter of adapters: a change that is trimmed has no low rank any more")
+    wants_base = plan.method in ("task_arithmetic", "ties") and not adapters
     if wants_base and not has_base:
         raise ValueError(f"{plan.method} needs a base: the model that the others were trained from")
     if has_base and not wants_base:
-        raise ValueError(f"base has no effect with {plan.method}")
+        raise ValueError(f"base has no effect with {'adapters' if adapters else plan.method}")
+    if not plan.normalize and (plan.method != "linear" or not plan.weights):
+        raise ValueError("normalize: false has no effect without linear and weights")
     if plan.method == "slerp":
         if models != 2:
             raise ValueError(f"slerp takes two models, not {models}")
@@ -63,8 +68,6 @@ def check_plan(plan: MergePlan, models: int, has_base: bool) -> None:
         raise ValueError(f"{len(plan.weights)} weights for {models} models")
     if any(not math.isfinite(number) for number in (*plan.weights, plan.scale)):
         raise ValueError("a weight or the scale is not a finite number")
-    if not plan.normalize and (plan.method != "linear" or not plan.weights):
-        raise ValueError("normalize: false has no effect without linear and weights")
     if plan.method == "linear" and plan.normalize and plan.weights and abs(sum(plan.weights)) < 1e-9:
         raise ValueError("the weights add up to 0 and cannot be normalised")
     if not 0 < plan.density <= 1:
@@ -79,20 +82,28 @@ def merge_tensors(name: str, tensors: Sequence[Tensor], plan: MergePlan, base: T
             f"{name} has shapes {', '.join(map(str, sorted(shapes)))}: only models of one shape can be merged"
         )
     if not tensors[0].is_floating_point():
-        return tensors[0].clone()  # counts and the like
+        if not all(torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
+            raise ModelError(
+                f"{name} holds {tensors[0].dtype}, which cannot be averaged, and differs between the models"
+            )
+        return tensors[0].clone()
     whole = [tensor.float() for tensor in tensors]
-    for number, tensor in enumerate(whole, start=1):
+    for number, tensor in enumerate([*whole, *([base] if base is not None else [])], start=1):
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"{name} of model {number} holds numbers that are not finite")
-    if all(torch.equal(tensor, whole[0]) for tensor in whole[1:]) and plan.method in ("linear", "slerp"):
-        if plan.method == "slerp" or plan.normalize:
-            return tensors[0].clone()  # to the bit, whatever rounding would make of the sum
+            which = "the base" if number > len(whole) else f"model {number}"
+            raise ModelError(f"{name} of {which} holds numbers that are not finite")
+    mean = plan.method == "slerp" or (plan.method == "linear" and plan.normalize)
+    if mean and all(torch.equal(tensor, whole[0]) for tensor in whole[1:]):
+        return tensors[0].clone()  # to the bit, whatever rounding would make of the sum
     weights = list(plan.weights) or [1.0] * len(whole)
     merged = METHODS[plan.method](whole, weights, plan, None if base is None else base.float())
-    merged = merged.to(tensors[0].dtype)
-    if not bool(torch.isfinite(merged).all()):
-        raise ModelError(f"{name} comes to numbers that are not finite", hint="Look at weights and scale.")
-    return merged
+    found = merged.to(tensors[0].dtype)
+    if not bool(torch.isfinite(found).all()):
+        raise ModelError(
+            f"{name}: the sum is too large for {tensors[0].dtype}",
+            hint="Weights that add up to more than 1 make larger numbers: normalise them, or merge models in bf16.",
+        )
+    return found
 
 
 def _linear(tensors: Sequence[Tensor], weights: Sequence[float], plan: MergePlan, base: Tensor | None) -> Tensor:
@@ -105,12 +116,17 @@ def _linear(tensors: Sequence[Tensor], weights: Sequence[float], plan: MergePlan
 
 def _slerp(tensors: Sequence[Tensor], weights: Sequence[float], plan: MergePlan, base: Tensor | None) -> Tensor:
     one, other = tensors
-    lengths = one.norm() * other.norm()
-    cosine = float((one * other).sum() / lengths) if float(lengths) else 1.0
+    lengths = float(one.norm() * other.norm())
+    first, second = arc(float((one * other).sum()) / lengths if lengths else 1.0, plan.t)
+    return first * one + second * other
+
+
+def arc(cosine: float, t: float) -> tuple[float, float]:
+    """What the two ends of an arc are times at `t`; those of a line where they are (anti)parallel."""
     if abs(cosine) > PARALLEL:
-        return (1 - plan.t) * one + plan.t * other
-    angle = math.acos(max(-1.0, min(1.0, cosine)))
-    return math.sin((1 - plan.t) * angle) / math.sin(angle) * one + math.sin(plan.t * angle) / math.sin(angle) * other
+        return 1 - t, t
+    angle = math.acos(cosine)
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
 def _task_arithmetic(
@@ -126,8 +142,8 @@ def _task_arithmetic(
 def _ties(tensors: Sequence[Tensor], weights: Sequence[float], plan: MergePlan, base: Tensor | None) -> Tensor:
     assert base is not None
     changes = torch.stack([weight * trim(tensor - base, plan.density) for tensor, weight in zip(tensors, weights)])
-    elected = changes.sum(0).sign()  # the sign with more weight behind it
-    agrees = (changes.sign() == elected) & (changes != 0)
+    elected = torch.where(changes.sum(0) >= 0, 1.0, -1.0)  # the sign with more weight behind it
+    agrees = changes.sign() == elected
     share = torch.tensor(weights).view(-1, *[1] * base.ndim)  # [models, 1, …]
     divisor = (agrees * share).sum(0)
     merged = (changes * agrees).sum(0) / torch.where(divisor == 0, 1.0, divisor)
@@ -135,12 +151,16 @@ def _ties(tensors: Sequence[Tensor], weights: Sequence[float], plan: MergePlan, 
 
 
 def trim(change: Tensor, density: float) -> Tensor:
-    """`change` with all but its largest entries set to 0; a share `density` of them is kept, one at least."""
-    kept = max(1, round(density * change.numel()))
+    """`change` with all but its largest entries set to 0; a share `density` of them is kept, and one at least."""
+    kept = max(1, math.floor(density * change.numel() + 1e-9))
     if kept >= change.numel():
         return change
-    threshold = change.abs().flatten().kthvalue(change.numel() - kept + 1).values
-    return torch.where(change.abs() >= threshold, change, torch.zeros_like(change))
+    sizes = change.abs().flatten()
+    threshold = sizes.kthvalue(change.numel() - kept + 1).values
+    stays = sizes > threshold
+    equal = (sizes == threshold).nonzero().squeeze(1)
+    stays[equal[: kept - int(stays.sum())]] = True
+    return torch.where(stays.view_as(change), change, torch.zeros_like(change))
 
 
 METHODS: Mapping[str, Callable[[Sequence[Tensor], Sequence[float], MergePlan, Tensor | None], Tensor]] = {

@@ -55,7 +55,15 @@ def save_adapter(
 
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
     for name, layer in lora_layers(model).items():
+        rank = layer.lora_A.shape[0]
+        alpha = layer.scaling * (rank**0.5 if config.use_rslora else rank)
+        if rank != config.r:
+            ranks[_hf(name)] = rank
+        if abs(alpha - config.lora_alpha) > 1e-9 * alpha:
+            alphas[_hf(name)] = alpha
         for own, theirs in _PARTS.items():
             value = getattr(layer, own)
             if value is not None:
@@ -95,6 +103,8 @@ def save_adapter(
             # The layers themselves and not the pattern: what matches depends on who matches it.
             "target_modules": sorted({_hf(name) for name in lora_layers(model)}),
             "modules_to_save": sorted(set(modules)) or None,
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
             "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
@@ -117,6 +127,9 @@ def read_adapter_config(folder: Path | str) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("peft_type") != "LORA":
         found = values.get("peft_type") if isinstance(values, dict) else values
         raise ModelError(f"peft_type is {found!r}; LORA is what is read here", where=file)
+    began = values.get("init_lora_weights")
+    if isinstance(began, str) and began.lower().startswith(("pissa", "olora", "corda", "eva", "loftq")):
+        raise ModelError(f"init_lora_weights is {began!r}: such an adapter belongs to changed base weights", where=file)
     for key, harmless in _REFUSED.items():
         if key in values and values[key] not in harmless:
             raise ModelError(f"{key} is {values[key]!r}, which is not done here", where=file)
@@ -141,8 +154,11 @@ def load_adapter(model: Decoder, folder: Path | str) -> tuple[AdapterSummary, Ad
     ours = {_ours(name, folder): value for name, value in tensors.items()}
     layers = sorted({name.rpartition(".")[0] for name in ours if name.endswith(".lora_A")})
     saved = sorted({name for name in ours if not name.endswith(tuple(_PARTS))})
-    if model.lm_head is None and "lm_head.weight" in saved:
-        saved.remove("lm_head.weight")  # the embedding's
+    if model.lm_head is None and {"lm_head.weight", "embed_tokens.weight"} & set(saved):
+        head, embedding = ours.get("lm_head.weight"), ours.get("embed_tokens.weight")
+        if head is None or embedding is None or not torch.equal(head, embedding):
+            raise ModelError("trains head or embedding apart, and they are one in this model", where=folder / WEIGHTS)
+        saved.remove("lm_head.weight")
     config = AdapterConfig(
         r=values["r"],
         lora_alpha=values["lora_alpha"],

@@ -3,7 +3,8 @@
 "full" keeps a block's input alone and computes the whole block twice. "selective" keeps what matrix products and
 fused attention put out, and computes norms, activations, rotations and gathers again. Scores of soft-capped attention
 or with sinks (`scored.py`) are batched products over T^2 numbers: computed again, not kept. Gradients are the same to
-the bit in eager mode (tested). No random numbers are drawn in a block, so none are replayed.
+the bit in eager mode (tested). Dropout of adapters is the one thing in a block that draws random numbers; they are
+replayed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def with_recompute(function: Callable[..., Any], mode: Recompute) -> Callable[..
     """A function that does the same and keeps for its backward pass what `mode` says."""
     if mode == "none":
         return function
-    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": True}
     if mode == "selective":
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _kept_operations())
 

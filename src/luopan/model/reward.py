@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luopan.artifacts.files import atomic_write_json
 from luopan.errors import ModelError
 from luopan.model import hf
+from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
 from luopan.model.layers import Linear
 
@@ -26,6 +28,8 @@ CLASSES = {
     "qwen2": "Qwen2ForSequenceClassification",
     "qwen3": "Qwen3ForSequenceClassification",
     "smollm3": "SmolLM3ForSequenceClassification",
+    "qwen3_moe": "Qwen3MoeForSequenceClassification",
+    "mixtral": "MixtralForSequenceClassification",
 }
 
 
@@ -51,17 +55,36 @@ def scores(model: Decoder, states: Tensor) -> Tensor:
     """states [N, C] of last tokens -> rewards [N] fp32."""
     head = model.score
     assert isinstance(head, nn.Linear), "no reward model"
-    found: Tensor = head(states).squeeze(-1).float()
-    return found
+    # In fp32 under autocast too: in bf16 rewards near 3 are steps of 1/64 apart, and close answers would be ties.
+    with torch.autocast(states.device.type, enabled=False):
+        return F.linear(states.float(), head.weight.float()).squeeze(-1)
+
+
+def family_of(config: ModelConfig) -> str:
+    """The family that a reward model of this shape is written as; ModelError where there is none."""
+    family = str(hf.to_hf_config(config, "auto")["model_type"])
+    if family not in CLASSES:
+        raise ModelError(
+            "no family of transformers has a sequence classifier of this shape",
+            hint=f"Families that have one: {', '.join(CLASSES)}; the model needs options that they lack.",
+        )
+    return family
+
+
+def reward_parameters(config: ModelConfig) -> int:
+    """Parameters of a reward model of this shape: the score in place of a head that is not tied."""
+    head = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    return config.num_parameters() - head + config.hidden_size
+
+
+def reward_flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """`ModelConfig.flops_per_token` without the products of the head, which there is not."""
+    return config.flops_per_token(seq_len) - 6.0 * config.vocab_size * config.hidden_size
 
 
 def save_reward(model: Decoder, folder: Path, *, pad_token_id: int, eos_token_id: int | list[int]) -> None:
     """Write the model as a sequence classifier with one label. ModelError for families without such a class."""
-    config = hf.to_hf_config(model.config, "auto")
-    family = str(config["model_type"])
-    if family not in CLASSES:
-        known = ", ".join(CLASSES)
-        raise ModelError(f"a reward model of the family {family} cannot be written", hint=f"Families that can: {known}")
+    family = family_of(model.config)
     hf.save(model, folder, architecture=family, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
     file = folder / "config.json"
     written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -118,5 +118,6 @@ def merge_models(
     if idle := [name for name in given if method not in acts[name]]:
         raise ModelError(f"--{idle[0]} has no effect with method {method}")
     folders = [Path(model) if (Path(model) / CONFIG).is_file() else model_folder(model) for model in models]
+    names = [*models, *([base] if base else [])]
     plan = MergePlan(method, weights, normalize, **given)  # type: ignore[arg-type]
-    return merge_folders(folders, out, plan, model_folder(base) if base else None, said)
+    return merge_folders(folders, out, plan, model_folder(base) if base else None, said, names=names)

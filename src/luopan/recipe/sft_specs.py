@@ -65,6 +65,11 @@ class SftSpec(EpochConfig):
     def _data_fits(self) -> Self:
         check_weights(self.data)
         self.check_adapter(self.adapter)
+        if self.train_on == "last_turn" and self.truncation in ("keep_head", "split_turns"):
+            raise ValueError(
+                f"truncation {self.truncation} leaves another turn the last one, and train_on: last_turn would train "
+                "that; use drop or split_tokens"
+            )
         if self.replay is not None and any(source.weight is not None for source in self.data):
             raise ValueError("replay comes beside the mixture: its weights would not hold; leave one of them out")
         if self.packing and self.group_by_length:

@@ -27,6 +27,7 @@ from luopan.tokens.convert import convert
 from luopan.tokens.convert import thinks as thinks_in
 from luopan.tokens.example import IGNORE, Example
 from luopan.tokens.formats import ChatRow, TextRow, recognise
+from luopan.tokens.tokenizer import document_frame
 from luopan.tokens.truncate import Encode, Truncation, cut, shorten
 
 
@@ -45,6 +46,11 @@ class ChatData:
     formats: list[str] = field(default_factory=list)
     shortened: Counter[str] = field(default_factory=Counter)
     left_out: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """All that was read: used, left out for the mixture's weights, set aside."""
+        return len(self.examples) + sum(self.left_out.values()) + len(self.set_aside)
 
     def add(self, example: Example, source: str, turns: int, thinks: bool = False) -> None:
         """One more conversation."""
@@ -175,8 +181,9 @@ def _encode_text(
     for number, row in texts:
         example = encode_text(tokenizer, row.text)
         if row.prompt:
-            prompt = list(encode_text(tokenizer, row.prompt).input_ids)[:-1]
-            ids = list(example.input_ids)
+            before, after = document_frame(tokenizer)
+            prompt = list(encode_text(tokenizer, row.prompt).input_ids)[: -len(after)]
+            ids = list(example.input_ids)[len(before) :]
             example = Example([*prompt, *ids], [IGNORE] * len(prompt) + ids)
         pieces = [example]
         if len(example) > max_length:
@@ -249,7 +256,7 @@ def by_reason(set_aside: Sequence[tuple[str, str]], stage: str, unit: str, of: i
 
 def set_aside_report(stage: str, data: ChatData) -> list[SetAside]:
     """One entry per reason, with examples of where."""
-    return by_reason(data.set_aside, stage, "conversations", len(data.examples) + len(data.set_aside))
+    return by_reason(data.set_aside, stage, "conversations", data.rows)
 
 
 def set_aside_note(data: ChatData) -> str | None:
@@ -257,7 +264,7 @@ def set_aside_note(data: ChatData) -> str | None:
     if not data.set_aside:
         return None
     where, reason = data.set_aside[0]
-    total = len(data.examples) + len(data.set_aside)
+    total = data.rows
     return f"{len(data.set_aside)} of {total} conversations are set aside, such as {where}: {reason}"
 
 
@@ -272,7 +279,7 @@ def data_notes(data: ChatData) -> list[str]:
         )
     for name, rows in data.left_out.items():
         notes.append(f"{name}: {rows:,} rows are left out for the mixture's weights.")
-    total = len(data.examples) + len(data.set_aside)
+    total = data.rows
     if len(data.set_aside) * 2 > total:
         counted = f"{len(data.set_aside):,} of {total:,}"
         notes.append(f"More than half of the rows are set aside: {counted}. Look at the reasons.")

@@ -33,8 +33,9 @@ def sources_fingerprint(sources: Iterable[RowSource]) -> str:
     """A hash over the files of all sources, folders included; a dataset of the hub counts by its name and revision."""
     found: list[str] = []
     for source in sources:
-        if source.path is not None and Path(source.path).is_dir():
-            found += [str(file) for file in sorted(Path(source.path).rglob("*")) if file.is_file()]
+        place = source.path or source.dataset
+        if place is not None and Path(place).is_dir():
+            found += [str(file) for file in sorted(Path(place).rglob("*")) if file.is_file()]
         elif source.path is not None:
             found.append(source.path)
     return file_fingerprint(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any, ClassVar
 
 from luopan.artifacts import replace_folder
@@ -37,13 +38,18 @@ class Merge:
         base = inputs["base"][0] if "base" in inputs else None
         said: list[str] = []
         made = out.path / "merged"
+        shutil.rmtree(made, ignore_errors=True)  # of a stage that was killed between the two
+        out.progress.start(out.name, None)
         merge_folders(
             [source.model_path for source in sources],
             made,
             plan_of(spec),
             base.model_path if base else None,
             said.append,
+            names=[source.manifest.name for source in (*sources, *([base] if base else []))],
+            done=lambda tensors, of: out.progress.update(tensors),
         )
+        out.progress.finish()
         replace_folder(made, out.path / "model")
         for text in said:
             out.progress.note(text)

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from luopan.errors import DataError
 from luopan.evals.skills import standard_error
-from luopan.model.reward import add_score, save_reward
+from luopan.model.reward import add_score, family_of, reward_flops_per_token, reward_parameters, save_reward
 from luopan.recipe.reward_specs import RewardSpec
 from luopan.report.data import BarChart, Bars, Figure, Line, LineChart, Note, Picture
 from luopan.stages.base import Inputs, Workspace
@@ -67,6 +68,7 @@ class Reward:
     def run(spec: RewardSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         chat = open_model(inputs["model"][0], start_device())
         check_length(spec.max_length, chat)
+        family_of(chat.model.config)  # ModelError now, and not when the trained model is to be written
         add_score(chat.model, out.seed)
         aside: Aside = []
         notes: list[str] = []
@@ -76,6 +78,9 @@ class Reward:
             pair_rows(encode_pairs(chat.tokenizer, some, spec.max_length, aside), capacity, share=spec.share_prompts)
             for some in (learned, test)
         )
+        check_ends([*rows, *test_rows], chat)
+        if aside:
+            notes.append(f"{len(aside)} pairs are set aside, such as {aside[0][0]}: {aside[0][1]}")
         for note in notes:
             out.progress.note(note)
         config = with_steps(spec, len(rows))
@@ -101,8 +106,24 @@ class Reward:
             pictures=pictures(after),
             set_aside=by_reason(aside, out.name, "pairs", count + after["pairs"] + len(aside)),
         )
-        write_report(out.path, report)
+        shape = chat.model.config
+        cost = {
+            "parameters": reward_parameters(shape),
+            "flops": reward_flops_per_token(shape, capacity) * result.tokens,
+        }
+        write_report(out.path, report.model_copy(update=cost))
         return metrics_of(figures, **fit_metrics(result), pairs=count, set_aside=len(aside))
+
+
+def check_ends(rows: Rows, chat: Chat) -> None:
+    """DataError where texts end with the padding token: transformers would read their score one token earlier."""
+    if any(int(doc.input_ids[-1]) == chat.pad_id for row in rows for doc in row):
+        raise DataError(
+            f"answers end with the token {chat.tokenizer.decode([chat.pad_id])!r}, which is the padding token too: "
+            "transformers would take it for padding and read the score before it",
+            where=chat.origin,
+            hint="Give the tokenizer a padding token of its own: pad_token in an import stage.",
+        )
 
 
 GOES_BY_LENGTH = "The reward goes largely by the length of the answer: look at the pairs before training against it."

@@ -42,17 +42,28 @@ def read_source(source: RowSource) -> Iterator[Row]:
     rows = read_dataset(source) if source.dataset is not None else read_rows(Path(str(source.path)))
     if source.fraction is not None:
         rows = (row for number, row in enumerate(rows) if _chosen(source, number, source.fraction))
+    unseen = set(source.columns)
     for row in islice(rows, source.examples):
         if row.values is None or not source.columns:
             yield row
             continue
-        renamed = {source.columns.get(name, name): value for name, value in row.values.items()}
-        yield Row(row.where, renamed, row.fault)
+        unseen -= set(row.values)
+        kept = {name: value for name, value in row.values.items() if name not in source.columns.values()}
+        yield Row(row.where, {source.columns.get(name, name): value for name, value in kept.items()}, row.fault)
+    if unseen:
+        raise DataError(f"columns names {', '.join(sorted(unseen))}, which no row has", where=source.name)
 
 
 def _chosen(source: RowSource, number: int, fraction: float) -> bool:
     digest = hashlib.blake2b(f"{source.name} {number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without the nulls that Arrow fills into objects: rows of one column have all keys of any of them."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def read_dataset(source: RowSource) -> Iterator[Row]:
@@ -63,7 +74,7 @@ def read_dataset(source: RowSource) -> Iterator[Row]:
     number = 0
     try:
         for number, values in enumerate(open_dataset(found), start=1):
-            yield Row(f"{found.origin}:{number}", dict(values))
+            yield Row(f"{found.origin}:{number}", without_nulls(dict(values)))
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -155,6 +166,6 @@ def _parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
                     number += 1
-                    yield Row(f"{path}:{number}", value)
+                    yield Row(f"{path}:{number}", without_nulls(value))
     except pa.ArrowException as error:
         raise DataError(str(error).splitlines()[0], where=path, hint="Is it a whole parquet file?") from error

@@ -18,7 +18,8 @@ from luopan.tokens.messages import split_thinking
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
-    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool",
+    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system",
+    "developer": "system", "tool": "tool",
     "observation": "tool",
     "function_response": "tool", "tool_response": "tool", "function": "tool", "ipython": "tool",
     "function_call": "function_call", "tool_call": "function_call",
@@ -116,6 +117,8 @@ def _messages(row: Row, form: Format) -> Messages:
 def _history(value: Any) -> Messages:
     """Alpaca's earlier exchanges: a list of [question, answer]."""
     found: Messages = []
+    if value is not None and not isinstance(value, list):
+        raise Fault("`history` is not a list")
     for exchange in value or []:
         if not isinstance(exchange, list | tuple) or len(exchange) != 2:
             raise Fault("`history` is not a list of pairs of texts")
@@ -158,12 +161,9 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
         kept.pop(key, None)
     content = kept.get("content")
     if isinstance(content, list):
-        kept["content"] = [
-            {"type": "text", "text": part["value"]}
-            if isinstance(part, Mapping) and part.get("type") == "text" and "text" not in part and "value" in part
-            else part
-            for part in content
-        ]
+        kept = _parts(kept, content)
+    if "tool_calls" in kept and not isinstance(_json(kept["tool_calls"], "tool_calls") or [], list):
+        raise Fault("`tool_calls` is not a list")
     if "tool_calls" in kept:
         kept["tool_calls"] = [_call(call) for call in _json(kept["tool_calls"], "tool_calls") or []]
     if role == "function_call":
@@ -176,6 +176,25 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
             "tool_calls": [_call(c) for c in (calls if isinstance(calls, list) else [calls])],
         }
     return kept
+
+
+def _parts(message: dict[str, Any], parts: list[Any]) -> dict[str, Any]:
+    """A message whose content is a list: texts as text parts, thinking and calls where messages have them."""
+    made = {**message, "content": []}
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        value = part.get("value", part.get(kind)) if isinstance(part, Mapping) and kind else None
+        if kind in ("reasoning", "thinking", "tool_call") and made["role"] != "assistant":
+            raise Fault(f"a message of {made['role']} has a part of type {kind}")
+        if kind in ("reasoning", "thinking") and isinstance(value, str):
+            made["reasoning_content"] = made.get("reasoning_content", "") + value
+        elif kind == "tool_call":
+            made["tool_calls"] = [*made.get("tool_calls", []), _json(value, "tool_call")]
+        elif kind == "text" and "text" not in part and isinstance(value, str):
+            made["content"].append({"type": "text", "text": value})
+        else:
+            made["content"].append(part)
+    return made
 
 
 def _refuse_untrained(message: Mapping[str, Any]) -> None:
@@ -343,7 +362,7 @@ def _json(value: Any, column: str) -> Any:
         return None
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Fault(f"`{column}` is text that is no JSON: {value[:60]!r}") from None
 
 

@@ -12,6 +12,7 @@ from luopan.tokens.lint_report import Finding, Severity
 from luopan.tokens.template import Piece
 
 U1, A1, U2, A2, CALLED, THOUGHT = "Zquoneqz", "Zqaoneqz", "Zqutwoqz", "Zqatwoqz", "Zqcalledqz", "Zqthoughtqz"
+RESULT = "Zqresultqz"
 OFF, THINKING = "assistant, thinking off", "assistant with reasoning_content"
 _THOUGHT = [user(U1), says(A1, reasoning_content=THOUGHT), user(U2), says(A2, reasoning_content=THOUGHT)]
 _HINTS = {
@@ -43,7 +44,7 @@ class Talk:
 def talks() -> list[Talk]:
     """A plain conversation with thinking on and off, one with thinking, one with a tool call."""
     plain = [user(U1), says(A1), user(U2), says(A2)]
-    called = [user(U1), says("", tool_calls=[call(arguments={"town": CALLED})]), result("rain"), says(A2)]
+    called = [user(U1), says("", tool_calls=[call(arguments={"town": CALLED})]), result(RESULT), says(A2)]
     turns = [(1, A1), (3, A2)]
     return [
         Talk("assistant", plain, turns),
@@ -155,7 +156,7 @@ def _spans(probe: Probe, talk: Talk, pieces: Sequence[Piece]) -> Iterator[Findin
     if not runs:
         yield _find("mask-empty", talk.where, "nothing is inside {% generation %}", text[-120:])
         return
-    for word in (U1, U2, "rain"):
+    for word in (U1, U2, RESULT):
         at = text.find(word)
         if any(begin <= at < end for begin, end in runs):
             yield _find("user-trained", talk.where, "words of others are inside {% generation %}", around(text, at))

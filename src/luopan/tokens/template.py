@@ -89,6 +89,7 @@ class ChatTemplate:
         self.variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
         self.marks_training = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self.knows_thinking = "reasoning_content" in source
+        self.knows_switch = "/no_think" in source  # as the last word of the system prompt
 
     def render(
         self,

@@ -42,6 +42,10 @@ _COHERE = (
     "<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_ACTION|>",
     "<|END_ACTION|>", "<|START_TOOL_RESULT|>", "<|END_TOOL_RESULT|>",
 )  # fmt: skip
+_DEEPSEEK_TOOLS = (
+    "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
+    "<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>",
+)  # fmt: skip
 
 _ALL = (
     TemplateInfo(
@@ -54,7 +58,7 @@ _ALL = (
         "enable_thinking, or /think and /no_think in the system prompt; kept or dropped by keep_thinking",
         "hermes",
         "qwen3",
-        "qwen25",
+        "hermes",
         "qwen3",
     ),
     TemplateInfo(
@@ -64,7 +68,7 @@ _ALL = (
         _CHATML,
         "anywhere",
         "refused",
-        "<think> in front of the answer, no switch",
+        "<think> in front of the answer; the prompt does not say whether",
         vllm_reasoning_parser="deepseek_r1",
         sglang_reasoning_parser="deepseek-r1",
         limits="no tools",
@@ -109,13 +113,15 @@ _ALL = (
         "deepseek-r1",
         "DeepSeek-R1",
         ("<｜end▁of▁sentence｜>",),
-        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", *_DEEPSEEK_TOOLS),
         "first message only",
-        "refused",
+        "JSON in a block between tokens, several a turn",
         "the prompt opens <think>; enable_thinking=false closes it at once",
-        vllm_reasoning_parser="deepseek_r1",
-        sglang_reasoning_parser="deepseek-r1",
-        limits="answers begin inside the thinking",
+        "deepseek_v3",
+        "deepseek_r1",
+        "deepseekv3",
+        "deepseek-r1",
+        limits="answers begin inside the thinking, or right after tool results; results of tools have no names or ids",
     ),
     TemplateInfo(
         "gpt-oss",
@@ -124,12 +130,12 @@ _ALL = (
         _HARMONY,
         "as developer message",
         "TypeScript signatures, one call a turn in the channel commentary",
-        "reasoning_effort; the channel analysis",
+        "the channel analysis, dropped once answered; reasoning_effort",
         "openai",
         "openai_gptoss",
         "gpt-oss",
         "gpt-oss",
-        limits="only the last turn is trained (train_on: last_turn): earlier ones end on another token",
+        limits="nothing beside a call; prompts end earlier answers on another token than they were trained to end on",
     ),
     TemplateInfo(
         "command-a",
@@ -139,7 +145,9 @@ _ALL = (
         "anywhere",
         "JSON list as an action, several a turn",
         "enable_thinking; off: an empty block stands in the prompt",
-        limits="engines have no parser for actions as written here",
+        "cohere_command3",
+        "cohere_command3",
+        limits="SGLang has no parser for it",
     ),
 )
 

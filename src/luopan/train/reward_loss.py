@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from luopan.model.decoder import Decoder
@@ -14,7 +15,9 @@ from luopan.train.losses import pair_documents, required
 
 def document_scores(model: Decoder, batch: Batch) -> Tensor:
     """[D] fp32: the reward at the last token of each document, found by position."""
-    hidden, _ = model.hidden_and_routing(batch.input_ids, batch.position_ids, batch.layout)  # [B, T, C]
+    hidden, routing = model.hidden_and_routing(batch.input_ids, batch.position_ids, batch.layout)  # [B, T, C]
+    if routing is not None and model.training and torch.is_grad_enabled():
+        model.add_counts(routing.counts)
     return scores(model, hidden.flatten(0, 1)[last_tokens(batch)])
 
 
