@@ -216,7 +216,7 @@ def test_what_would_be_half_a_model_is_refused(tmp_path: Path) -> None:
     merge(model)
     with pytest.raises(ModelError, match="merged into the weights"), adapters_off(model):
         pass
-    with pytest.raises(ModelError, match="modules_to_save: .*q_proj.* has an adapter"):
+    with pytest.raises(ModelError, match=r"modules_to_save: .*q_proj.* has an adapter"):
         attach(tiny(), AdapterConfig(r=2, modules_to_save=("q_proj",)))
 
 

@@ -203,10 +203,10 @@ def test_every_real_set_is_read_nearly_whole() -> None:
     for file in sorted([*(SHARED / "chat").iterdir(), *(SHARED / "preference").iterdir()]):
         if file.name.startswith("gsm8k"):
             continue  # graded solutions, no chat
-        opened = (
-            gzip.open(file) if file.suffix == ".gz" else zstandard.ZstdDecompressor().stream_reader(file.open("rb"))
-        )
-        rows = [json.loads(line) for line in io.TextIOWrapper(opened)]  # type: ignore[arg-type]
+        packed = file.suffix == ".gz"
+        data = file.read_bytes()
+        text = gzip.decompress(data) if packed else zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+        rows = [json.loads(line) for line in text.decode().splitlines() if line]
         form = recognise(rows, file.name)
         faults = [found for found in (convert(row, form, "x") for row in rows) if isinstance(found, str)]
         assert len(faults) < 0.01 * len(rows), (file.name, faults[:3])

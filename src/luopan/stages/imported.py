@@ -93,6 +93,8 @@ def find_model(path: str) -> Path:
     if place.is_dir():
         if (place / "config.json").is_file():
             return place
+        if (place / "model" / "config.json").is_file():  # a stage of another run
+            return place / "model"
         found = sorted(place.glob("*.gguf"))
         if len(found) == 1:
             return found[0]

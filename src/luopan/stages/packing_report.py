@@ -17,6 +17,7 @@ from luopan.train.schedule import first_row
 
 CROWDED = 32  # conversations an update; the playbook's averages fall above it
 FEW_UPDATES = 1000
+FEW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,15 @@ def packing_notes(found: Packing) -> list[Note]:
             "epochs, or set packing: false.",
         )
     ]
+
+
+def steps_note(count: int, unit: str, rows: int, config: TrainConfig) -> Note:
+    """How many pairs or answers an update takes: a step is made of packed rows, each of which holds several."""
+    each = first_row(config, config.max_steps) / rows * count / config.max_steps
+    text = f"{config.max_steps:,} steps of about {each:,.0f} {unit}: {count:,} {unit} in {rows:,} packed rows."
+    if config.max_steps >= FEW_STEPS:
+        return Note(text=text)
+    return Note(
+        level="warning",
+        text=f"{text} That is next to no training: lower per_device_train_batch_size (it counts rows) or train longer.",
+    )

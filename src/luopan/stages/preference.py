@@ -32,6 +32,7 @@ from luopan.stages.conversations import by_reason
 from luopan.stages.handover import metrics_of, sources_fingerprint, write_report
 from luopan.stages.measure import check_suite, samples_of, skill_bars, suite_after, suite_of
 from luopan.stages.packed import PackedFeed
+from luopan.stages.packing_report import steps_note
 from luopan.stages.preference_data import (
     Aside,
     Rows,
@@ -79,6 +80,8 @@ class Preference:
             train_scores, test_reference = _reference(chat, spec, answers, holder, source, out)
             rows = with_reference(rows, train_scores)
         config = with_steps(spec, len(rows))
+        steps = steps_note(answers.count, "answers" if spec.unpaired else "pairs", len(rows), config)
+        out.progress.note(steps.text)
 
         def measure(suite: dict[str, Any]) -> dict[str, Any]:
             found = judged(answers.test, score_rows(chat.model, answers.test, chat, config), test_reference)
@@ -99,7 +102,7 @@ class Preference:
             chat,
             result,
             capacity,
-            notes=[*answers.notes, *adapter_notes(adapter)],
+            notes=[steps, *answers.notes, *adapter_notes(adapter)],
             summary=f"{answers.count} {'answers' if spec.unpaired else 'pairs'}, "
             f"{', '.join(loss_types(spec.loss_type))}, beta {spec.beta:g}; "
             + (f"the reference is {_name(inputs)}." if test_reference else "no reference."),

@@ -36,6 +36,7 @@ from luopan.stages.common import (
 from luopan.stages.conversations import by_reason
 from luopan.stages.handover import metrics_of, sources_fingerprint, write_report
 from luopan.stages.packed import PackedFeed
+from luopan.stages.packing_report import steps_note
 from luopan.stages.preference_data import Aside, Rows, encode_pairs, load_pairs, pair_rows
 from luopan.tokens.batch import collate
 from luopan.tokens.chat import stop_ids
@@ -84,6 +85,9 @@ class Reward:
         for note in notes:
             out.progress.note(note)
         config = with_steps(spec, len(rows))
+        count = sum(len(row) for row in rows) // 2
+        steps = steps_note(count, "pairs", len(rows), config)
+        out.progress.note(steps.text)
         before = out.remember("before", lambda: ranked(chat, test_rows, config))
         feed = PackedFeed(rows, capacity, chat.pad_id, config, out.seed, count_pairs=True)
         loss = partial(reward_loss, center_rewards_coefficient=spec.center_rewards_coefficient)
@@ -92,7 +96,6 @@ class Reward:
         save_tokenizer(chat.tokenizer, out.path / "model")
         after = ranked(chat, test_rows, config)
         figures = reward_figures(before, after)
-        count = sum(len(row) for row in rows) // 2
         warning = after["length correlation"] is not None and abs(after["length correlation"]) > LENGTH_RULES
         report = training_report(
             "reward",
@@ -100,7 +103,7 @@ class Reward:
             chat,
             result,
             capacity,
-            notes=[*notes, *([Note(level="warning", text=GOES_BY_LENGTH)] if warning else [])],
+            notes=[steps, *notes, *([Note(level="warning", text=GOES_BY_LENGTH)] if warning else [])],
             summary=f"{count} pairs; the reward is read at the last token of an answer.",
             figures=figures,
             pictures=pictures(after),
