@@ -122,10 +122,16 @@ def dialogue_samples(spec: EvalSpec, scores: dict[str, Any]) -> list[Sample]:
 
 
 def samples_markdown(samples: Sequence[Sample]) -> str:
-    """The dialogues as a text file."""
+    """The dialogues as a text file: under each, the system prompts and the user's turn that it adds to the last one."""
     lines = ["# The same dialogues with every model", ""]
+    group, told = None, 0
     for sample in samples:
-        lines += [f"**{message.role}**: {message.content}" for message in sample.messages[-1:]] + [""]
+        if sample.group != group:
+            lines += [f"## {sample.group}", ""]
+            group, told = sample.group, 0
+        for message in sample.messages[told:]:
+            lines += [f"**{message.role}**: {message.content}", ""]
+        told = len(sample.messages)
         for name, answer in sample.answers.items():
             thinking = f"<think> {answer.thinking} </think> " if answer.thinking else ""
             lines.append(f"- {name}: {thinking}{answer.text}")
