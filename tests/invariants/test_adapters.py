@@ -27,6 +27,7 @@ KINDS = {
     "dropout": AdapterConfig(r=4, lora_dropout=0.2),
     "dora": AdapterConfig(r=4, use_dora=True),
     "int8": AdapterConfig(r=4, base="int8"),
+    "nf4": AdapterConfig(r=4, base="nf4"),
     "embeddings": AdapterConfig(r=4, modules_to_save=("embed_tokens",)),
 }
 

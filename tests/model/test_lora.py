@@ -18,7 +18,14 @@ from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
 from luopan.model.lora import adapters_off, attach, detach, lora_layers, merge, merged, unmerge
 from luopan.model.peft_files import load_adapter, save_adapter
-from luopan.model.quantised import Int8Weight
+from luopan.model.quantised import Int8Weight, Nf4Weight
+
+# Dettmers et al. 2023 (arXiv:2305.14314), appendix E.
+NF4 = torch.tensor([
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+])  # fmt: skip
 
 IDS = torch.randint(0, 96, (3, 20), generator=torch.Generator().manual_seed(1))
 
@@ -193,14 +200,45 @@ def test_int8_is_within_half_a_step_and_trains() -> None:
     step = weight.abs().amax(1, keepdim=True) / 127
     assert ((held.weight() - weight).abs() <= step / 2 + 1e-7).all() and held.nbytes == 40 * 30 + 160
     assert Int8Weight(torch.zeros(2, 3)).weight().eq(0).all()
+
+
+def test_nf4_is_the_published_type_and_gives_back_any_shape() -> None:
+    """Sixteen values in blocks of 64; rows that are no multiple of them go wrong in bitsandbytes' own CPU kernels."""
+    torch.manual_seed(0)
+    for shape in ((256, 320), (100, 48), (1, 7), (3, 1000)):
+        weight = torch.randn(shape) * 0.02
+        found = Nf4Weight(weight).weight()
+        assert found.shape == weight.shape
+        flat = F.pad(weight.flatten(), (0, -weight.numel() % 64)).view(-1, 64)
+        scales = flat.abs().amax(1, keepdim=True)
+        nearest = NF4[(flat / scales)[..., None].sub(NF4).abs().argmin(-1)] * scales
+        exact = nearest.flatten()[: weight.numel()].view(shape)
+        assert (found - exact).abs().max() < 0.02 * weight.abs().max()  # the scales are in eight bits themselves
+        assert float((found - weight).abs().mean() / weight.abs().mean()) < 0.13
+    assert Nf4Weight(torch.zeros(2, 3)).weight().eq(0).all()
+    large = Nf4Weight(torch.randn(512, 512))
+    assert large.nbytes == pytest.approx((0.5 + 1 / 64) * 512 * 512, rel=0.02)
+
+
+def test_nf4_that_comes_back_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes import functional
+
+    right = functional.dequantize_4bit
+    monkeypatch.setattr(functional, "dequantize_4bit", lambda *given: right(*given).roll(1))
+    with pytest.raises(ModelError, match="does not give back"):
+        Nf4Weight(torch.randn(64, 64))
+
+
+@pytest.mark.parametrize(("base", "error", "share"), [("int8", 0.03, 0.6), ("nf4", 0.3, 0.45)])
+def test_a_quantised_base_trains_its_adapter(base: Any, error: float, share: float) -> None:
     model = tiny().eval()
     exact = model(IDS)
-    summary = attach(model, AdapterConfig(r=4, base="int8"))
-    assert 0 < (model(IDS) - exact).abs().max() < 0.1 * exact.std()
+    summary = attach(model, AdapterConfig(r=4, base=base))
+    assert 0 < (model(IDS) - exact).abs().mean() < error * exact.std()
     F.cross_entropy(model(IDS).flatten(0, 1), IDS.flatten()).backward()
     layers = lora_layers(model)
     assert all(layer.lora_B.grad is not None and layer.lora_B.grad.any() for layer in layers.values())
-    assert "int8" in summary.text and summary.base_bytes < 0.6 * 4 * tiny().config.num_parameters()
+    assert base in summary.text and summary.base_bytes < share * 4 * tiny().config.num_parameters()
     stirred(model)
     expected = model(IDS)
     with merged(model):

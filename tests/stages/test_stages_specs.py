@@ -56,6 +56,8 @@ def test_chat_sources_that_are_fine() -> None:
         ({"data": [{"path": "a.jsonl"}], "flaw": "rude"}, "no effect on the user's pairs"),
         ({"data": [{"path": "a.jsonl"}], "flaw_cases": 4}, "no effect on the user's pairs"),
         ({"pairs": 3, "loss_type": "ipo", "label_smoothing": 0.1}, "has no effect with loss_type 'ipo'"),
+        ({"pairs": 3, "loss_type": "dpo"}, "dpo is called sigmoid here"),
+        ({"pairs": 3, "loss_type": ["sft", "apo"]}, "apo is called apo_zero"),
         ({"pairs": 3, "label_smoothing": 0.5}, "less than 0.5"),
         ({"pairs": 3, "beta": 0}, "greater than 0"),
     ],

@@ -127,6 +127,31 @@ def test_prompts_equal_apply_chat_template_and_are_prefixes_of_training(
         assert full.labels[len(prompt) - 1] == IGNORE
 
 
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_a_turn_with_weight_0_is_read_and_not_learnt(tokenizer: PreTrainedTokenizerFast, template: str | None) -> None:
+    chat = with_template(tokenizer, template) if template else tokenizer
+    first, second, third = ([user(text), assistant(f"{text}!")] for text in TEXTS[:3])
+    plain = [*first, *second, *third]
+    barred = [*first, second[0], {**second[1], "weight": 0}, third[0], {**third[1], "weight": 1}]
+    whole, some = encode_chat(chat, plain), encode_chat(chat, barred)
+    assert some.input_ids == whole.input_ids
+    begin, end = (len(encode_prompt(chat, talk, keep_thinking=True)) for talk in (plain[:3], plain[:5]))
+    stop = max(i for i in range(end) if whole.labels[i] != IGNORE) + 1
+    expected = [IGNORE if begin <= i < stop else label for i, label in enumerate(whole.labels)]
+    assert list(some.labels) == expected != list(whole.labels)
+    everything = encode_chat(chat, barred, train_on="all")
+    assert [i for i, label in enumerate(everything.labels) if label == IGNORE] == list(range(begin, stop))
+    assert encode_prompt(chat, barred[:5]) == encode_prompt(chat, plain[:5])
+    last = encode_chat(chat, barred, train_on="last_turn")
+    assert last == encode_chat(chat, plain, train_on="last_turn")
+    with pytest.raises(DataError, match="the last assistant turn has weight 0"):
+        encode_chat(chat, barred[:4], train_on="last_turn")
+    with pytest.raises(DataError, match="all assistant turns have weight 0"):
+        encode_chat(chat, barred[2:4])
+    with pytest.raises(DataError, match=r"weight is 0\.5"):
+        encode_chat(chat, [user("a"), assistant("b", weight=0.5)])
+
+
 def test_what_is_trained_by_hand(tokenizer: PreTrainedTokenizerFast) -> None:
     messages = [system("S"), user("U"), assistant("A", reasoning_content="R"), user("V"), assistant("B")]
     example = encode_chat(tokenizer, messages, enable_thinking=True)
@@ -265,7 +290,7 @@ BAD = [
     ([{"role": "user"}], "no content"),
     ([{"role": "user", "content": 3}], "not 3"),
     ([user("U"), {"role": "assistant", "content": [{"type": "image", "url": "x"}]}], "message 2: only text parts"),
-    ([user("U"), assistant("A", weight=0)], "weight"),
+    ([user("U"), assistant("A", weight=2)], "weight"),
     ([user("U"), assistant("<think>never closed")], "never closed"),
     ([user("U"), assistant("<think>a</think>A", reasoning_content="b")], "twice"),
     ([user("U"), assistant("A", reasoning_content="a", thinking="b")], "twice"),

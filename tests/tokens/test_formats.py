@@ -113,7 +113,9 @@ def test_pairs_labels_and_text() -> None:
     assert isinstance(pair, PairRow) and (pair.prompt, pair.chosen, pair.rejected) == ([USER], [yes], [no])
     other = {"prompt": "Q0", "chosen": [USER, yes], "rejected": [{**USER, "content": "Q2"}, no]}
     assert "another conversation" in str(convert(other, recognise([other], "x"), "x"))
-    for bad in (float("nan"), float("inf"), "1.5"):
+    spelt = convert({**row, "margin": "1.5"}, recognise([row], "x"), "x")
+    assert isinstance(spelt, PairRow) and spelt.margin == 1.5
+    for bad in (float("nan"), float("inf"), "much", True):
         assert "`margin` is" in str(convert({**row, "margin": bad}, recognise([row], "x"), "x"))
     labelled: dict[str, Any] = {"prompt": "Hi.", "completion": "Yes.", "label": False}
     one = convert(labelled, recognise([labelled], "x"), "x")
@@ -122,6 +124,24 @@ def test_pairs_labels_and_text() -> None:
     assert convert({"text": "Once."}, form, "x") == TextRow("Once.", "x")
     plain = {"prompt": "2+2=", "completion": "4"}
     assert convert(plain, recognise([plain], "x"), "x", as_text=True) == TextRow("4", "x", "2+2=")
+
+
+def test_turns_that_are_not_learnt() -> None:
+    """A prompt's are not, nor those that the data marks so; what the key says is gone where it says nothing."""
+    unlearnt = {**SAYS, "weight": 0}
+    talk = {"prompt": [USER, SAYS, USER], "completion": [SAYS]}
+    assert chat(talk).messages == [USER, unlearnt, USER, SAYS]
+    asked = {"prompt": "Hi.", "completion": "Hello.", "history": [["Hi.", "Hello."]]}
+    assert chat(asked).messages == [USER, unlearnt, USER, SAYS]
+    marked = {"messages": [USER, {**SAYS, "weight": 0}, {**USER, "weight": 1}, {**SAYS, "weight": 1}]}
+    assert chat(marked).messages == [USER, unlearnt, USER, SAYS]
+    said = [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello.", "loss": False}]
+    assert chat({"conversations": said * 2}).messages == [USER, unlearnt] * 2
+    call = {"from": "function_call", "value": '{"name": "f", "arguments": {}}', "weight": 0}
+    assert chat({"conversations": [said[0], call]}).messages[1]["weight"] == 0
+    pair = {"instruction": "Hi.", "input": "There.", "chosen": "a", "rejected": "b"}
+    found = convert(pair, recognise([pair], "x"), "x")
+    assert isinstance(found, PairRow) and found.prompt == [{"role": "user", "content": "Hi.\n\nThere."}]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +154,8 @@ def test_pairs_labels_and_text() -> None:
         ({"messages": [USER, SAYS], "tools": {"name": "f"}}, "`tools` is not a list"),
         ({"messages": [USER, SAYS], "chat_template_kwargs": {"enable_thinking": "yes"}}, "neither true nor false"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {}}]}]}, "needs a name"),
-        ({"messages": [USER, {**SAYS, "weight": 0}]}, "weight 0"),
-        ({"messages": [USER, {"from": "gpt", "value": "x", "loss": False}]}, "loss False"),
+        ({"messages": [USER, {**SAYS, "weight": 0.5}]}, "weight 0.5"),
+        ({"messages": [USER, {"from": "gpt", "value": "x", "loss": "no"}]}, "loss 'no'"),
         ({"messages": [{"role": "system", "content": "A"}, USER, SAYS], "system": "B"}, "say different things"),
         (
             {"messages": [USER, {**SAYS, "reasoning_content": "hm"}], "enable_thinking": False},
@@ -159,7 +179,14 @@ def test_a_set_that_is_not_recognised_says_its_columns() -> None:
         with pytest.raises(DataError, match=f"column {column} would be dropped"):
             recognise([{"prompt": "a", "completion": "b", column: "c"}], "x")
     with pytest.raises(DataError, match="neither true nor false"):
-        recognise([{"prompt": "a", "completion": "b", "label": "true"}], "x")
+        recognise([{"prompt": "a", "completion": "b", "label": "good"}], "x")
+    two = [{"question": "a", "answer": "b", "response": "c"}]
+    with pytest.raises(DataError, match="answer and response could each be the answer") as caught:
+        recognise(two, "x")
+    assert "format: prompt_completion" in str(caught.value.hint)
+    assert recognise(two, "x", "prompt_completion").columns == ("question", "answer")
+    with pytest.raises(DataError, match="output and response could each be the answer"):
+        recognise([{"instruction": "a", "output": "b", "response": "c"}], "x")
     both = [{"text": "x", "instruction": "Hi.", "output": "Hello."}]
     assert recognise(both, "x").name == "alpaca" and recognise(both, "x", "text").name == "text"
     assert recognise(both, "x.jsonl").sentence("x.jsonl").startswith("x.jsonl: Alpaca (instruction, output), read as")

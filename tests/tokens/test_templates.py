@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,35 @@ def test_a_prompt_is_what_training_puts_before_the_answer(
                     )
                     assert list(example.input_ids[: len(prompt)]) == prompt
                     assert example.labels[len(prompt)] != -100 and example.labels[len(prompt) - 1] == -100
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_of_turns_with_weights_those_with_1_are_learnt(
+    tokenizer_for: Callable[[str], PreTrainedTokenizerFast], name: str
+) -> None:
+    """Every choice of turns: the labels are those of the chosen turns, each learnt as the last of its beginning."""
+    tokenizer = tokenizer_for(name)
+    for talk, messages in TALKS.items():
+        if talk in REFUSES.get(name, ()):
+            continue
+        given: dict[str, Any] = {"enable_thinking": name not in THINKLESS, "tools": tools_of(talk)}
+        spoken = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        alone = {i: encode_chat(tokenizer, messages[: i + 1], train_on="last_turn", **given).labels for i in spoken}
+        whole = encode_chat(tokenizer, messages, **given)
+        for chosen in product((0, 1), repeat=len(spoken)):
+            weights = dict(zip(spoken, chosen, strict=True))
+            weighted = [{**m, "weight": weights[i]} if i in weights else m for i, m in enumerate(messages)]
+            if not any(chosen):
+                with pytest.raises(LuopanError, match="weight 0"):
+                    encode_chat(tokenizer, weighted, **given)
+                continue
+            example = encode_chat(tokenizer, weighted, **given)
+            assert example.input_ids == whole.input_ids
+            expected = [-100] * len(whole)
+            for i in spoken:
+                for place, label in enumerate(alone[i]):
+                    expected[place] = label if weights[i] and label != -100 else expected[place]
+            assert list(example.labels) == expected
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -2,7 +2,8 @@
 
 `int8` is one scale a row (absolute maximum), 1 byte a weight, error at most half a step of the row's maximum / 127. It
 runs everywhere. `nf4` is QLoRA's four-bit type (Dettmers et al. 2023, arXiv:2305.14314) through bitsandbytes, about
-half a byte a weight; it is meant for CUDA. Gradients go through the whole weight to the input; the codes never change.
+half a byte a weight, error at most a sixth of the largest of 64 neighbours. Gradients go through the whole weight to
+the input; the codes never change.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import torch
 from torch import Tensor
 
 from luopan.errors import ModelError
+
+BLOCK = 64  # weights that share a scale, as in QLoRA
+NF4_ERROR = 0.16  # of a block's largest: half the widest gap between two of the type's sixteen values is 0.152
+NF4_SCALE_ERROR = 0.02  # of the largest of all: scales are held in eight bits, beside their mean
 
 
 class Held(Protocol):
@@ -46,15 +51,30 @@ class Int8Weight:
 
 
 class Nf4Weight:
-    """bitsandbytes' four-bit codes, in blocks of 64 with scales that are quantised themselves."""
+    """bitsandbytes' four-bit codes, in blocks of 64 with scales that are quantised themselves.
+
+    Blocks run through the weight as it lies in memory, whatever its rows are; given as rows of one block each, because
+    bitsandbytes' CPU kernels (0.50.2) make something else of rows that are no multiple of it. What comes back is
+    checked: ModelError where it is not the weight.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         from bitsandbytes import functional
 
         self._functional: Any = functional
+        self.shape = weight.shape
+        flat = weight.detach().float().flatten()
+        blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
         self.codes, self.state = functional.quantize_4bit(
-            weight.detach().float().contiguous(), quant_type="nf4", compress_statistics=True
+            blocks, blocksize=BLOCK, quant_type="nf4", compress_statistics=True
         )
+        error = (self._blocks() - blocks).abs().amax(1)
+        largest = blocks.abs().amax(1)
+        if bool((error > NF4_ERROR * largest + NF4_SCALE_ERROR * largest.max()).any()):
+            raise ModelError(
+                "bitsandbytes does not give back what it was given: the four-bit weights are wrong",
+                hint="Use base: int8, and please report this with the output of luopan doctor.",
+            )
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +83,9 @@ class Nf4Weight:
         return self.codes.numel() * self.codes.element_size() + sum(sizes)
 
     def weight(self) -> Tensor:
+        return self._blocks().flatten()[: self.shape.numel()].view(self.shape)
+
+    def _blocks(self) -> Tensor:
         whole: Tensor = self._functional.dequantize_4bit(self.codes, self.state)
         return whole.float()
 
@@ -75,6 +98,6 @@ def quantise(weight: Tensor, base: str) -> Held:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             "adapter.base: nf4 needs bitsandbytes",
-            hint="pip install luopan[gpu], or use base: int8, which needs nothing.",
+            hint="pip install bitsandbytes, or use base: int8, which needs nothing.",
         )
     return Nf4Weight(weight)

@@ -5,15 +5,26 @@ No torch is imported here.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from luopan.errors import RecipeError
 from luopan.model.adapter_config import AdapterConfig
 from luopan.objectives.config import PreferenceLossType, check_preference, loss_types, needs_reference
 from luopan.recipe.epochs import MODEL_KINDS, EpochConfig
 from luopan.recipe.parts import ChatSuite, RowSource
+
+ELSEWHERE = {
+    "dpo": "sigmoid",
+    "cdpo": "sigmoid, with label_smoothing,",
+    "rdpo": "robust",
+    "apo": "apo_zero (or apo_down)",
+    "exo": "exo_pair",
+    "nca": "nca_pair",
+    "sppo": "sppo_hard",
+}
+"""Losses by the names of their papers."""
 
 
 class PreferenceSpec(EpochConfig):
@@ -44,6 +55,14 @@ class PreferenceSpec(EpochConfig):
         default=None, description="train a low-rank adapter; without it the model is its own reference"
     )
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS, "reference": MODEL_KINDS}
+
+    @field_validator("loss_type", mode="before")
+    @classmethod
+    def _known_by_another_name(cls, value: Any) -> Any:
+        for name in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
+            if name in ELSEWHERE:
+                raise ValueError(f"{name} is called {ELSEWHERE[name]} here, as in TRL")
+        return value
 
     @model_validator(mode="after")
     def _keys_work(self) -> Self:

@@ -57,6 +57,12 @@ class SftSpec(EpochConfig):
     replay: ReplaySpec | None = Field(default=None, description="the model's own earlier answers, against forgetting")
     forgetting: ForgettingSpec | None = Field(default=None, description="what must not change, before and after")
     suite: ChatSuite = ChatSuite()
+    test_conversations: int = Field(
+        default=0,
+        ge=0,
+        description="about so many conversations of the user's sources (at most a fifth) are not trained on: the loss "
+        "on them before, during and after",
+    )
     corpus: str | None = Field(default=None, description="curate stage: measures what fine-tuning forgets")
     eval_bytes: PositiveInt = 60_000
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS, "corpus": ("curate",)}
@@ -72,6 +78,8 @@ class SftSpec(EpochConfig):
             )
         if self.replay is not None and any(source.weight is not None for source in self.data):
             raise ValueError("replay comes beside the mixture: its weights would not hold; leave one of them out")
+        if self.test_conversations and all(source.skill is not None for source in self.data):
+            raise ValueError("test_conversations has no effect on skills: their held-out cases are the suite's tests")
         if self.packing and self.group_by_length:
             raise ValueError("group_by_length has no effect with packing: rows are full")
         return self

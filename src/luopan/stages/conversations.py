@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from luopan.artifacts import stable_hash
 from luopan.corpus.skills import Case, contaminate, converse, generate_cases
 from luopan.errors import DataError
 from luopan.recipe.parts import ChatSource
 from luopan.report.data import Cell, SetAside, Table
 from luopan.stages.chat_weights import by_tokens
+from luopan.stages.held_out import held_prompts
 from luopan.stages.rows import read_source
 from luopan.tokens.chat import Conversation, TrainOn, encode_chats, encode_text
 from luopan.tokens.convert import convert
@@ -35,7 +37,8 @@ from luopan.tokens.truncate import Encode, Truncation, cut, shorten
 class ChatData:
     """Encoded conversations with their sources, and (where, reason) of what was set aside.
 
-    `formats` says how each source of the user's was read, `shortened` what truncation did, `thinks` the mode of each.
+    `formats` says how each source of the user's was read, `shortened` what truncation did, `thinks` the mode of each;
+    `held` are those that are held out, and their sources.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -46,11 +49,13 @@ class ChatData:
     formats: list[str] = field(default_factory=list)
     shortened: Counter[str] = field(default_factory=Counter)
     left_out: dict[str, int] = field(default_factory=dict)
+    held: list[Example] = field(default_factory=list)
+    held_sources: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         """All that was read: used, left out for the mixture's weights, set aside."""
-        return len(self.examples) + sum(self.left_out.values()) + len(self.set_aside)
+        return len(self.examples) + len(self.held) + sum(self.left_out.values()) + len(self.set_aside)
 
     def add(self, example: Example, source: str, turns: int, thinks: bool = False) -> None:
         """One more conversation."""
@@ -65,6 +70,23 @@ class ChatData:
             values = getattr(self, name)
             setattr(self, name, [values[number] for number in numbers])
 
+    def hold_out(self, asked: Sequence[str | None], wanted: int) -> list[int]:
+        """Take about `wanted` conversations out, none of whose prompts (`asked`, None: stays) stays; those that stay.
+
+        DataError where too few have a prompt of their own.
+        """
+        held = held_prompts([prompt for prompt in asked if prompt is not None], wanted)
+        if not held:
+            hint = "Leave test_conversations out, or give more rows."
+            raise DataError("the conversations have one prompt, so none can be held out", where="data", hint=hint)
+        for example, source, prompt in zip(self.examples, self.sources, asked, strict=True):
+            if prompt in held:
+                self.held.append(example)
+                self.held_sources.append(source)
+        stay = [number for number, prompt in enumerate(asked) if prompt not in held]
+        self.only(stay)
+        return stay
+
 
 def chat_data(
     tokenizer: Any,
@@ -75,8 +97,12 @@ def chat_data(
     multi_turn: float = 0.0,
     train_on: TrainOn = "assistant",
     truncation: Truncation = "drop",
+    test_conversations: int = 0,
 ) -> ChatData:
-    """All conversations of a mixture as tokens and labels; DataError if none is left to train on."""
+    """All conversations of a mixture as tokens and labels; DataError if none is left to train on.
+
+    About `test_conversations` of the user's are held out.
+    """
     data = ChatData()
     from_skills: list[tuple[int, Case]] = []
     named: list[tuple[int, Conversation]] = []
@@ -94,11 +120,15 @@ def chat_data(
         (number, _conversation(case, f"{names[number]} #{i}"))
         for i, ((number, _), case) in enumerate(zip(from_skills, cases))
     ]
-    numbers = _encode(tokenizer, named, names, data, max_length, train_on, truncation)
-    numbers += _encode_text(tokenizer, texts, names, data, max_length, truncation)
+    encoded = _encode(tokenizer, named, names, data, max_length, train_on, truncation)
+    encoded += _encode_text(tokenizer, texts, names, data, max_length, truncation)
+    numbers = [number for number, _ in encoded]
     if not data.examples:
         where, reason = data.set_aside[0] if data.set_aside else (names[0], "there is none")
         raise DataError(f"no conversation is left to train on; the first was set aside: {reason}", where=where)
+    if test_conversations:
+        asked = [prompt if sources[number].skill is None else None for number, prompt in encoded]
+        numbers = [numbers[place] for place in data.hold_out(asked, test_conversations)]
     if any(source.weight is not None for source in sources):
         chosen = by_tokens(
             [len(example) for example in data.examples],
@@ -125,8 +155,8 @@ def _encode(
     max_length: int,
     train_on: TrainOn,
     truncation: Truncation,
-) -> list[int]:
-    """Add conversations to `data`; the source of each that was added."""
+) -> list[tuple[int, str]]:
+    """Add conversations to `data`; the source of each that was added, and what was asked first in it."""
     rows = [row for _, row in named]
     encoded = encode_chats(tokenizer, rows, train_on=train_on)
     data.set_aside += [(item.where or f"row {item.index}", item.reason) for item in encoded.set_aside]
@@ -142,9 +172,10 @@ def _encode(
         if len(example) > max_length:
             pieces = _shortened(row, example, max_length, truncation, again, data)
         turns = sum(m["role"] == "assistant" for m in row.messages)
+        asked = stable_hash(next((m.get("content") for m in row.messages if m["role"] == "user"), None))
         for piece in pieces:
             data.add(piece, names[number], turns if piece is example else stretches(piece), row.enable_thinking)
-            numbers.append(number)
+            numbers.append((number, asked))
     return numbers
 
 
@@ -175,7 +206,7 @@ def _encode_text(
     data: ChatData,
     max_length: int,
     truncation: Truncation,
-) -> list[int]:
+) -> list[tuple[int, str]]:
     """Texts without a template, ended by the end-of-document token; behind a prompt only what follows is learnt."""
     numbers = []
     for number, row in texts:
@@ -194,7 +225,7 @@ def _encode_text(
         for piece in pieces:
             if piece.num_trained:
                 data.add(piece, names[number], 0)
-                numbers.append(number)
+                numbers.append((number, stable_hash(row.prompt or row.text)))
     return numbers
 
 

@@ -17,6 +17,7 @@ from luopan.corpus.skills import generate_pairs
 from luopan.errors import DataError
 from luopan.recipe.parts import RowSource
 from luopan.recipe.preference_specs import PreferenceSpec
+from luopan.stages.held_out import held_prompts
 from luopan.stages.measure import SUITE_SEED
 from luopan.stages.rows import read_source
 from luopan.tokens.chat import Conversation, TrainOn, encode_chats, encode_prompts
@@ -142,13 +143,11 @@ def _said(row: PairRow | UnpairedRow) -> str:
 def held_out(rows: Sequence[AnswerRow], test: int, where: str, aside: Aside) -> tuple[list[AnswerRow], list[AnswerRow]]:
     """Training and held-out rows: about `test`, at most a fifth, and no prompt on both sides."""
     prompts = [stable_hash(row.prompt) for row in rows]
-    distinct = sorted(set(prompts))
-    if len(distinct) < 2:
+    held = held_prompts(prompts, test)
+    if not held:
         first = f"; the first that was set aside: {aside[0][0]}: {aside[0][1]}" if aside else ""
         what = "all have one prompt" if len(rows) > 1 else "are too few to train on"
         raise DataError(f"{len(rows)} pairs {what}, so none can be held out{first}", where=where)
-    share = min(0.2, test / len(rows))
-    held = set(distinct[: max(1, round(share * len(distinct)))])
     train = [row for row, prompt in zip(rows, prompts) if prompt not in held]
     return train, [row for row, prompt in zip(rows, prompts) if prompt in held]
 

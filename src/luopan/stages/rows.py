@@ -6,16 +6,17 @@ A line that is no JSON object is set aside with its number and its fault, and is
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
 from luopan.corpus.lines import numbered_lines, open_binary
@@ -113,11 +114,14 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of objects, in one piece."""
+    """A list of objects, in one piece; or an object a line, which many programs write under this ending too."""
     try:
         with open_binary(path) as stream:
             value = json.loads(stream.read())
     except (ValueError, RecursionError) as error:
+        if _begins_with_object(path):
+            yield from _jsonl(path)
+            return
         raise DataError(f"not JSON: {error}", where=path) from error
     if not isinstance(value, list):
         raise DataError(f"is not a list of objects but a {type(value).__name__}", where=path, hint="Or is it .jsonl?")
@@ -128,18 +132,33 @@ def _json(path: Path) -> Iterator[Row]:
             yield Row(f"{path}:{number}", None, f"not an object but a {type(item).__name__}")
 
 
+def _begins_with_object(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(next(line for _, _, line in numbered_lines(path))), dict)
+    except (ValueError, RecursionError, StopIteration):
+        return False
+
+
 def _csv(path: Path) -> Iterator[Row]:
+    """Every value is text: an answer of 007, 1.0 or NA is what it says, not a number and not nothing."""
+    hint = "Is it comma-separated, in UTF-8, with a header?"
+    csv.field_size_limit(2**31 - 1)
+    number = 0
     try:
         with open_binary(path) as stream:
-            table = pv.read_csv(
-                pa.py_buffer(stream.read()),
-                parse_options=pv.ParseOptions(newlines_in_values=True),
-                convert_options=pv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
-            )
-    except pa.ArrowException as error:
-        raise DataError(str(error).splitlines()[0], where=path, hint="Is it comma-separated, with a header?") from error
-    for number, value in enumerate(table.to_pylist(), start=1):
-        yield Row(f"{path}:{number}", value)
+            reader = csv.reader(TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+            names = next(reader, [])
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"the header names {', '.join(twice)} twice", where=path, hint=hint)
+            for values in filter(None, reader):
+                number += 1
+                where = f"{path}:{number}"
+                if len(values) != len(names):
+                    yield Row(where, None, f"{len(values)} values, the header has {len(names)} names")
+                else:
+                    yield Row(where, {name: value or None for name, value in zip(names, values, strict=True)})
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"row {number + 1}: {error}", where=path, hint=hint) from error
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -37,6 +37,7 @@ from luopan.stages.forgetting import (
     measure_general,
 )
 from luopan.stages.handover import file_fingerprint, metrics_of, sources_fingerprint, write_report
+from luopan.stages.held_out import HeldOut, held_out_figures, held_out_notes
 from luopan.stages.measure import check_skill, check_suite, samples_of, skill_bars, suite_after, suite_figures, suite_of
 from luopan.stages.packed import PackedFeed
 from luopan.stages.packing_report import measure_packing, packing_notes, packing_table
@@ -93,6 +94,7 @@ class Sft:
             multi_turn=spec.multi_turn,
             train_on=spec.train_on,
             truncation=spec.truncation,
+            test_conversations=spec.test_conversations,
         )
         for note in [set_aside_note(data), *data_notes(data)]:
             if note:
@@ -106,26 +108,31 @@ class Sft:
         def measure(suite: dict[str, Any]) -> dict[str, Any]:
             bits = text_bits(chat, corpus, spec.eval_bytes, spec.max_length) if corpus else {}
             general = measure_general(chat, source, spec.forgetting, out) if spec.forgetting else None
-            return {"suite": suite, "bits": bits, "general": general}
+            loss = held.loss(chat.model) if held else None
+            return {"suite": suite, "bits": bits, "general": general, "held_out": loss}
 
         rows = pack(data.examples, spec.max_length, packing=spec.packing)
         capacity = spec.max_length if spec.packing else None
         config = with_steps(spec, len(rows))
         packing = measure_packing(rows, config, capacity)
+        held = HeldOut(data.held, data.held_sources, spec.max_length, chat, config) if data.held else None
         for warning in packing_notes(packing):
             out.progress.note(warning.text)
         before = out.remember("before", lambda: measure(suite_of(source, chat, spec.suite)))
         feed = PackedFeed(rows, capacity, chat.pad_id, config, out.seed, group_by_length=spec.group_by_length)
-        result = train(chat, feed, loss, config, out)
+        result = train(chat, feed, loss, config, out, hooks=[held.hook(config.max_steps)] if held else [])
         save_tuned(chat, source, out.path, spec.adapter)
         after = measure(suite_after(out.path, chat, spec.suite))
         figures = suite_figures(before["suite"], after["suite"], headline=HEADLINE)
         figures += forgetting_figures(before["bits"], after["bits"])
         kept_notes: list[Note] = []
+        if held:
+            figures += held_out_figures(before["held_out"], after["held_out"])
+            kept_notes += held_out_notes(out.path, len(data.held))
         samples = samples_of(after["suite"], out.name)
         if spec.forgetting is not None:
             figures += general_figures(before["general"], after["general"], spec.forgetting)
-            kept_notes = general_notes(before["general"], after["general"], spec.forgetting)
+            kept_notes += general_notes(before["general"], after["general"], spec.forgetting)
             samples += general_samples(before["general"], after["general"], (chat.origin, out.name))
         report = training_report(
             "sft",

@@ -87,9 +87,9 @@ def encode_chats(
 ) -> EncodedChats:
     """Many conversations; those that cannot be used are set aside with a reason, or raised at once if `strict`.
 
-    `train_on` says what is learnt: all assistant turns, the last one only, or every token, the user's too. A
-    conversation longer than `max_length` is never truncated here, because what would be cut off is the stop token, or
-    all there was to learn (`tokens.truncate` shortens at turns).
+    `train_on` says what is learnt: all assistant turns, the last one only, or every token, the user's too; a turn with
+    weight 0 never is. A conversation longer than `max_length` is never truncated here, because what would be cut off is
+    the stop token, or all there was to learn (`tokens.truncate` shortens at turns).
     """
     chat = chat_format(tokenizer)
     rendered: list[tuple[int, str | None, list[Piece]]] = []
@@ -101,12 +101,10 @@ def encode_chats(
             _refuse(result, index, row.where, error, strict)
     for (index, where, pieces), ids in zip(rendered, chat.encode([pieces for _, _, pieces in rendered]), strict=True):
         try:
-            example = chat.example(pieces, ids, max_length)
+            example = chat.example(pieces, ids, max_length, whole=train_on == "all")
         except LuopanError as error:
             _refuse(result, index, where, error, strict)
             continue
-        if train_on == "all":
-            example = Example(example.input_ids, example.input_ids)
         result.examples.append(example)
         result.kept.append(index)
     return result

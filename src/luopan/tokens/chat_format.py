@@ -16,7 +16,7 @@ from luopan.errors import DataError, LuopanError, ModelError
 from luopan.tokens.config import THINK_START
 from luopan.tokens.encode import encode_plainly as _encode
 from luopan.tokens.example import IGNORE, Example
-from luopan.tokens.messages import Message, normalise, validate_messages
+from luopan.tokens.messages import Message, is_learnt, normalise, validate_messages
 from luopan.tokens.template import END_PLAIN, PLAIN, ChatTemplate, Piece, compile_template, joined, mark_turns
 from luopan.tokens.tokenizer import plain_backend
 
@@ -117,22 +117,30 @@ class ChatFormat:
         for i in spoken:
             if not messages[i]["content"].strip() and not messages[i].get("tool_calls"):
                 raise DataError(f"message {i + 1}: the assistant says nothing", where=row.where)
+        learnt = [i for i in spoken if is_learnt(row.messages[i])]
+        if not learnt or (train_on == "last_turn" and learnt[-1] != spoken[-1]):
+            which = "the last assistant turn has" if learnt else "all assistant turns have"
+            raise DataError(f"{which} weight 0, so nothing to learn", where=row.where)
         pieces = self.render(row, messages, keep_thinking)
         if not self.template.marks_training:
+            marked = spoken if train_on == "all" else learnt
             try:
-                pieces = self._mark_turns(row, messages, pieces, spoken, keep_thinking)
+                pieces = self._mark_turns(row, messages, pieces, marked, keep_thinking)
             except DataError:
                 if train_on != "last_turn":
                     raise
                 pieces = self._mark_turns(row, messages, pieces, spoken[-1:], keep_thinking)
+            spoken = marked
         if train_on == "last_turn":
-            spoken = spoken[-1:]
+            spoken = learnt = spoken[-1:]
         prompts = [joined(self.render(row, messages[:i], keep_thinking, prompt=True)) for i in spoken]
         if train_on == "last_turn":
             pieces = _untrain_before(pieces, len(prompts[0]))
         self._check_prompts(pieces, prompts, row.where)
-        if row.enable_thinking and any("reasoning_content" in messages[i] for i in spoken[:-1]):
-            self._check_thinking(row, messages, joined(pieces), spoken, keep_thinking)
+        if len(learnt) < len(spoken):
+            pieces = _bar(pieces, {number for number, i in enumerate(spoken) if i not in learnt})
+        if row.enable_thinking and any("reasoning_content" in messages[i] for i in learnt[:-1]):
+            self._check_thinking(row, messages, joined(pieces), learnt, keep_thinking)
         return pieces
 
     def encode(self, rows: Sequence[Sequence[Piece]]) -> list[list[list[int]]]:
@@ -148,13 +156,16 @@ class ChatFormat:
                 ids[numbers[key]] = tokens
         return [[ids[numbers[piece.text, piece.plain]] for piece in pieces] for pieces in rows]
 
-    def example(self, pieces: Sequence[Piece], ids: Sequence[Sequence[int]], max_length: int | None) -> Example:
-        """Tokens and labels of rendered pieces. Raises DataError where a rule is broken."""
+    def example(
+        self, pieces: Sequence[Piece], ids: Sequence[Sequence[int]], max_length: int | None, *, whole: bool = False
+    ) -> Example:
+        """Tokens and labels of rendered pieces; `whole`: all but barred ones. DataError where a rule is broken."""
         input_ids: list[int] = []
         labels: list[int] = []
         for number, (piece, tokens) in enumerate(zip(pieces, ids, strict=True)):
             input_ids += tokens
-            labels += tokens if piece.trained else [IGNORE] * len(tokens)
+            learnt = not piece.barred if whole else piece.trained
+            labels += tokens if learnt else [IGNORE] * len(tokens)
             closes = piece.trained and (number + 1 == len(pieces) or not pieces[number + 1].trained)
             if closes and (not tokens or tokens[-1] not in self.turn_ends):
                 raise DataError(
@@ -272,6 +283,17 @@ def _untrain_before(pieces: Sequence[Piece], start: int) -> list[Piece]:
     for piece in pieces:
         kept.append(replace(piece, trained=False) if at < start else piece)
         at += len(piece.text)
+    return kept
+
+
+def _bar(pieces: Sequence[Piece], numbers: set[int]) -> list[Piece]:
+    """The pieces, the trained stretches of those numbers barred."""
+    kept: list[Piece] = []
+    number, inside = -1, False
+    for piece in pieces:
+        number += piece.trained and not inside
+        inside = piece.trained
+        kept.append(replace(piece, trained=False, barred=True) if inside and number in numbers else piece)
     return kept
 
 

@@ -10,10 +10,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from luopan.tokens.formats import AnyRow, ChatRow, Extras, Format, PairRow, Row, TextRow, UnpairedRow
+from luopan.tokens.formats import AnyRow, ChatRow, Extras, Format, PairRow, Row, TextRow, UnpairedRow, truth
 from luopan.tokens.messages import split_thinking
 
 ROLES = {
@@ -92,26 +93,27 @@ def _messages(row: Row, form: Format) -> Messages:
     if form.name in ("messages", "sharegpt"):
         return _talk(row.get(form.columns[0]), form.columns[0])
     if form.name == "alpaca":
-        asked = _text(row.get("instruction"), "instruction")
-        more = row.get("input") or row.get("context")
-        if more is not None and not isinstance(more, str):
-            raise Fault(f"`input` is not text but {type(more).__name__}")
-        prompt = f"{asked}\n\n{more}" if more and more.strip() else asked
-        return [
-            *_history(row.get("history")),
-            _user(prompt),
-            _assistant(_text(row.get(form.columns[1]), form.columns[1])),
-        ]
+        answer = _assistant(_text(row.get(form.columns[1]), form.columns[1]))
+        return [*_history(row.get("history")), _user(_instruction(row)), answer]
     question, completion = row.get(form.columns[0]), row.get(form.columns[1])
     listed = isinstance(question, list)
     before = _history(row.get("history"))
     if before and listed:
         raise Fault("`history` beside a prompt that is a conversation")
     asked_in = _talk(question, form.columns[0]) if listed else [_user(_text(question, form.columns[0]))]
-    asked_in = before + asked_in
+    asked_in = _unlearnt(before + asked_in)
     if isinstance(completion, list):
         return asked_in + _talk(completion, form.columns[1])
     return [*asked_in, _assistant(_text(completion, form.columns[1]))]
+
+
+def _instruction(row: Row) -> str:
+    """Alpaca's prompt: the instruction, and what it is about."""
+    asked = _text(row.get("instruction"), "instruction")
+    more = row.get("input") or row.get("context")
+    if more is not None and not isinstance(more, str):
+        raise Fault(f"`input` is not text but {type(more).__name__}")
+    return f"{asked}\n\n{more}" if more and more.strip() else asked
 
 
 def _history(value: Any) -> Messages:
@@ -145,8 +147,7 @@ def _from_sharegpt(item: Mapping[str, Any], number: int) -> dict[str, Any]:
         raise Fault(f"message {number} has neither `role` nor `from`")
     if other := sorted(set(item) - {"from", "value", "content", "weight", "loss"}):
         raise Fault(f"message {number} has {', '.join(other)}, which would not be trained on")
-    _refuse_untrained(item)
-    return {"role": str(who), "content": value}
+    return {"role": str(who), "content": value, **_weight(item)}
 
 
 def _tidied(message: dict[str, Any]) -> dict[str, Any]:
@@ -156,9 +157,10 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in message.items() if value is not None and not (key != "content" and value == "")
     }
     kept["role"] = role
-    _refuse_untrained(message)
     for key in ("weight", "loss"):
         kept.pop(key, None)
+    if role in ("assistant", "function_call"):
+        kept |= _weight(message)
     content = kept.get("content")
     if isinstance(content, list):
         kept = _parts(kept, content)
@@ -168,12 +170,13 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
         kept["tool_calls"] = [_call(call) for call in _json(kept["tool_calls"], "tool_calls") or []]
     if role == "function_call":
         calls = _json(content, "function_call")
-        if odd := sorted(set(kept) - {"role", "content"}):
+        if odd := sorted(set(kept) - {"role", "content", "weight"}):
             raise Fault(f"a function call has {', '.join(odd)}, which would not be trained on")
         kept = {
             "role": "assistant",
             "content": "",
             "tool_calls": [_call(c) for c in (calls if isinstance(calls, list) else [calls])],
+            **_weight(message),
         }
     return kept
 
@@ -197,11 +200,20 @@ def _parts(message: dict[str, Any], parts: list[Any]) -> dict[str, Any]:
     return made
 
 
-def _refuse_untrained(message: Mapping[str, Any]) -> None:
-    """A turn that its data marks as not to be learnt must not be learnt; single turns cannot be left out here."""
+def _weight(message: Mapping[str, Any]) -> dict[str, int]:
+    """`weight` 0 for a turn that its data marks as not to be learnt."""
     for key in ("weight", "loss"):
-        if message.get(key) not in (None, True, 1):
-            raise Fault(f"a turn has {key} {message[key]!r}: turns that are not trained are not supported")
+        value = message.get(key)
+        if value not in (None, 0, 1):
+            raise Fault(f"a turn has {key} {value!r:.40}: write 1 where it is learnt, 0 where it is not")
+        if value is not None and not value:
+            return {"weight": 0}
+    return {}
+
+
+def _unlearnt(prompt: Messages) -> Messages:
+    """The messages of a prompt, of which no turn is learnt: that is for the completion."""
+    return [{**message, "weight": 0} if message["role"] == "assistant" else message for message in prompt]
 
 
 def _call(call: Any) -> dict[str, Any]:
@@ -222,9 +234,9 @@ def _call(call: Any) -> dict[str, Any]:
 def _join(found: Messages, message: dict[str, Any]) -> None:
     """Add a message; calls that follow the assistant's words belong to the same turn."""
     last = found[-1] if found else None
-    bare = set(message) <= {"role", "content", "tool_calls"}
+    bare = set(message) <= {"role", "content", "tool_calls", "weight"}
     alone = bare and message["role"] == "assistant" and message.get("tool_calls") and not message.get("content")
-    if alone and last is not None and last["role"] == "assistant":
+    if alone and last is not None and last["role"] == "assistant" and last.get("weight") == message.get("weight"):
         last["tool_calls"] = [*last.get("tool_calls", []), *message["tool_calls"]]
     else:
         found.append(message)
@@ -241,6 +253,8 @@ def _system(row: Row) -> Messages:
 def _pair(row: Row, extras: Extras) -> PairRow:
     sides = [_side(row.get(key), key) for key in ("chosen", "rejected")]
     given = next((row[key] for key in ("prompt", "messages", "conversations", "question") if row.get(key)), None)
+    if given is None and row.get("instruction"):
+        given = _instruction(row)
     if isinstance(given, str) and TRANSCRIPT.match(given):
         given = _transcript(given)
     prompt = [_user(given)] if isinstance(given, str) else _talk(given, "prompt") if given else []
@@ -266,7 +280,7 @@ def _pair(row: Row, extras: Extras) -> PairRow:
             raise Fault(f"`{key}` begins with another conversation than the prompt")
     if sides[0] == sides[1]:
         raise Fault("`chosen` and `rejected` are the same")
-    margin = row.get("margin")
+    margin = _number(row.get("margin"))
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise Fault(f"`margin` is no number but {margin!r:.40}")
     if margin is not None and not math.isfinite(margin):
@@ -313,7 +327,7 @@ def _common(chosen: Messages, rejected: Messages) -> int:
 
 
 def _unpaired(row: Row, form: Format, extras: Extras) -> UnpairedRow:
-    label = row.get("label")
+    label = truth(row.get("label"))
     if label not in (True, False, 0, 1):
         raise Fault(f"`label` is {label!r:.40}, neither true nor false")
     held = form.columns[0]
@@ -333,7 +347,7 @@ def _extras(row: Row, where: str) -> Extras:
     arguments = _json(row.get("chat_template_kwargs"), "chat_template_kwargs") or {}
     if not isinstance(arguments, Mapping):
         raise Fault("`chat_template_kwargs` is not an object")
-    thinking = arguments.get("enable_thinking", row.get("enable_thinking"))
+    thinking = truth(arguments.get("enable_thinking", row.get("enable_thinking")))
     if thinking is not None and not isinstance(thinking, bool):
         raise Fault("`enable_thinking` is neither true nor false")
     tools = _json(row.get("tools"), "tools")
@@ -364,6 +378,14 @@ def _json(value: Any, column: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         raise Fault(f"`{column}` is text that is no JSON: {value[:60]!r}") from None
+
+
+def _number(value: Any) -> Any:
+    """The number that a text spells (a CSV file has nothing else); any other value as it is."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _text(value: Any, column: str) -> str:

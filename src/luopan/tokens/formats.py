@@ -123,6 +123,7 @@ def recognise(rows: Sequence[Row], source: str, wanted: FormatName | None = None
     for name in ("preference", "unpaired", "messages", "sharegpt", "alpaca", "prompt_completion", "text"):
         if name in found:
             _refuse_unread(found[name], columns, source)
+            _refuse_ambiguous(found[name], columns, source)
             return found[name]
     hint = (
         "Known are messages, conversations (from, value), instruction with output, prompt with completion, chosen with "
@@ -141,13 +142,32 @@ def _refuse_unread(form: Format, columns: set[str], source: str) -> None:
         raise DataError(f"column {named} would be dropped, and the answers may depend on it", where=source, hint=hint)
 
 
+def _refuse_ambiguous(form: Format, columns: set[str], source: str) -> None:
+    """DataError where more than one column could be the answer: the wrong one would be learnt without a word."""
+    if form.name == "alpaca":
+        could = [column for column in ANSWERS if column in columns]
+    elif form.name == "prompt_completion":
+        could = list(dict.fromkeys(answer for asked, answer in ASKED if {asked, answer} <= columns))
+    else:
+        return
+    if len(could) > 1:
+        hint = f"Say `format: {form.name}` and `columns: {{{could[0]}: …}}` with the one that holds the answer."
+        raise DataError(f"{' and '.join(could)} could each be the answer", where=source, hint=hint)
+
+
+def truth(value: Any) -> Any:
+    """True or False where a text spells it (a CSV file has nothing else); any other value as it is."""
+    spelt = {"true": True, "1": True, "false": False, "0": False}
+    return spelt.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
 def _try(name: str, columns: set[str], rows: Sequence[Row]) -> Format | None:
     """The format of that name, if the columns are there and hold what they should."""
     talk = next((column for column in TALKS if column in columns and _holds_list(rows, column)), None)
     if name == "preference":
         return Format("preference", ("chosen", "rejected")) if {"chosen", "rejected"} <= columns else None
     if name == "unpaired":
-        labelled = "label" in columns and all(row.get("label") in (True, False, 0, 1, None) for row in rows)
+        labelled = "label" in columns and all(truth(row.get("label")) in (True, False, 0, 1, None) for row in rows)
         held = "completion" if "completion" in columns else talk
         return Format("unpaired", (held, "label")) if labelled and held else None
     if name in ("messages", "sharegpt"):

@@ -2,6 +2,7 @@
 
 The same conversation may say its thinking in `reasoning_content` or inline between `<think>` and `</think>`, and its
 text as a string or as a list of parts. After `normalise` there is one form, so both train on the same tokens.
+An assistant's turn with `weight` 0 (OpenAI's key) is read but not learnt; it is no part of what a template is given.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from luopan.tokens.config import THINK_END, THINK_START
 
 ROLES = ("system", "user", "assistant", "tool")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_NOT_RENDERED = {*_REASONING, "weight"}
 _KEYS = {
     "system": {"role", "content"},
     "user": {"role", "content"},
-    "assistant": {"role", "content", "tool_calls", *_REASONING},
+    "assistant": {"role", "content", "tool_calls", "weight", *_REASONING},
     "tool": {"role", "content", "name", "tool_call_id"},
 }
 
@@ -54,6 +56,11 @@ def normalise(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_normalised(message) for message in messages]
 
 
+def is_learnt(message: Message) -> bool:
+    """Whether a valid message is an assistant's turn that is to be learnt."""
+    return message["role"] == "assistant" and message.get("weight") in (None, 1)
+
+
 def content_text(content: Any) -> str:
     """A message's content as one string: itself, its text parts joined, or nothing for null."""
     if content is None:
@@ -64,7 +71,7 @@ def content_text(content: Any) -> str:
 
 
 def _normalised(message: Message) -> dict[str, Any]:
-    plain = {key: value for key, value in message.items() if value is not None and key not in _REASONING}
+    plain = {key: value for key, value in message.items() if value is not None and key not in _NOT_RENDERED}
     plain["content"] = content_text(message.get("content"))
     if message["role"] != "assistant":
         return plain
@@ -114,6 +121,9 @@ def _validate_content(message: Message, name: str, where: object | None) -> None
 
 
 def _validate_assistant(message: Message, name: str, where: object | None) -> None:
+    if message.get("weight") not in (None, 0, 1):
+        hint = "write 1 for a turn that is learnt, 0 for one that is not"
+        raise DataError(f"{name}: weight is {message['weight']!r:.40}, neither 0 nor 1", where=where, hint=hint)
     given = [key for key in _REASONING if message.get(key)]
     for key in given:
         if not isinstance(message[key], str):

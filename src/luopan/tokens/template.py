@@ -35,11 +35,15 @@ _MARKS = re.compile(f"([{_TRAINED}{_END_TRAINED}{PLAIN}{END_PLAIN}])")
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a rendered conversation. `plain`: never to be read as control tokens."""
+    """A stretch of a rendered conversation.
+
+    `plain`: never to be read as control tokens; `barred`: of a turn that must not be learnt, whatever else is.
+    """
 
     text: str
     trained: bool
     plain: bool
+    barred: bool = False
 
 
 class _Generation(jinja2.ext.Extension):

@@ -41,7 +41,14 @@ def shorten(row: Conversation, example: Example, max_length: int, policy: Trunca
         kept = [piece for piece in cut(example, max_length) if piece.num_trained]
     else:
         kept = []
-    return Shortened(kept, max(0, len(example) - sum(map(len, kept))))
+    repeated = sum(_alike(example, piece) for piece in kept[1:]) if policy == "split_turns" else 0
+    return Shortened(kept, max(0, len(example) + repeated - sum(map(len, kept))))
+
+
+def _alike(whole: Example, piece: Example) -> int:
+    """How many tokens both begin with: the system prompt that stands in front of every piece."""
+    pairs = zip(whole.input_ids, piece.input_ids)
+    return next((number for number, (a, b) in enumerate(pairs) if a != b), len(piece))
 
 
 def cut(example: Example, max_length: int) -> list[Example]:
@@ -76,7 +83,9 @@ def _pieces(row: Conversation, max_length: int, encode: Encode) -> list[Example]
             if end <= start:
                 continue
             found = encode(replace(row, messages=[*system, *turns[start:end]]))
-            if found is None or len(found) > max_length:
+            if found is None:
+                continue  # nothing in it is learnt, or not without what follows
+            if len(found) > max_length:
                 break
             best = end, found
         if best is not None:
