@@ -56,7 +56,7 @@ class Write:
 
     @staticmethod
     def run(spec: WriteSpec, inputs: Any, out: Any) -> dict[str, Any]:
-        log("write")
+        log(out.remember("word", lambda: "write"))
         atomic_write_text(out.path / "text.txt", spec.text)
         return {"before": {}, "after": {}}
 
@@ -73,13 +73,14 @@ class Learn:
     @staticmethod
     def run(spec: LearnSpec, inputs: Any, out: Any) -> dict[str, Any]:
         text = inputs["source"][0].file("text.txt").read_text()
-        known = out.remember("before", lambda: {"measured_by": rank(), "text": text})
+        known = out.remember("before", lambda: {"measured_by": out.remember("ranks", lambda: rank()), "text": text})
         fail(spec, "training")
         summed = torch.tensor([float(rank() + 1)])
         sum_over_ranks([summed])  # stands for the training
         log(f"{out.name} trained {known} {summed.tolist()} {out.seed}")
         leave_to_leader()
         fail(spec, "measuring")
+        assert out.remember("after", world_size) == 1  # rank 0 waits for nobody now
         log(f"{out.name} measured")
         atomic_write_text(out.path / "text.txt", f"{text} {summed.item():g}")
         return {"before": {}, "after": {"sum": summed.item()}}

@@ -17,7 +17,7 @@ from luopan.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.distributed, pytest.mark.e2e]
 
-STAGES = ("curate", "tokenizer", "pretrain", "sft", "preference", "grpo")
+STAGES = ("curate", "tokenizer", "pretrain", "sft", "preference", "reward", "grpo", "merge", "eval", "report")
 SMALLER = [
     "pretrain.max_steps=8",
     "pretrain.parallel=full_shard",
@@ -41,7 +41,7 @@ def manifest(folder: Path, stage: str) -> dict[str, Any]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """The runs of one process and of two, side by side, and what the two printed."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    words = ["-m", "luopan", "run", "smoke", "--until", "grpo", *SMALLER]
+    words = ["-m", "luopan", "run", "smoke", *SMALLER]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     commands = [[sys.executable, *words, "--runs", str(one)], [sys.executable, *torchrun, *words, "--runs", str(two)]]
     children = [
@@ -89,7 +89,7 @@ def test_answers_sampled_by_two_are_those_of_one(runs: tuple[Path, Path, str]) -
 
 def test_two_go_on_where_one_was(runs: tuple[Path, Path, str], tmp_path: Path) -> None:
     _, two, _ = runs
-    words = ["-m", "luopan", "run", "smoke", "--until", "grpo", *SMALLER, "--runs", str(two)]
+    words = ["-m", "luopan", "run", "smoke", *SMALLER, "--runs", str(two)]
     done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stdout + done.stderr
 

@@ -38,6 +38,9 @@ def test_about_as_many_as_wanted_and_at_most_a_fifth() -> None:
     assert len(held_prompts(prompts, 900)) == 200
     assert held_prompts(prompts, 100) >= held_prompts(prompts, 50)
     assert held_prompts(["a"] * 5, 2) == set() and len(held_prompts(["a", "b"], 1)) == 1
+    greetings = ["Hi"] * 90 + [str(i) for i in range(10)]
+    assert len(held_prompts(greetings, 5)) == 5 and "Hi" not in held_prompts(greetings, 50)
+    assert held_prompts(["a"] * 9 + ["b"], 3) == {"b"}
 
 
 def test_no_prompt_is_on_both_sides_and_skills_stay(tokenizer, tmp_path: Path) -> None:
@@ -55,8 +58,11 @@ def test_no_prompt_is_on_both_sides_and_skills_stay(tokenizer, tmp_path: Path) -
     again = chat_data(tokenizer, sources, seed=9, max_length=96, test_conversations=12)
     assert {asked(example) for example in again.held} == held
     one = written(tmp_path / "b.jsonl", [{**row, "prompt": "Well?"} for row in rows(9)])
-    with pytest.raises(DataError, match="one prompt"):
+    with pytest.raises(DataError, match="too few conversations have a prompt of their own"):
         chat_data(tokenizer, [one], seed=1, max_length=96, test_conversations=3)
+    single = [written(tmp_path / f"{i}.jsonl", rows(1, 500 + i)) for i in range(20)]
+    data = chat_data(tokenizer, [sources[0], *single], seed=1, max_length=96, test_conversations=20)
+    assert len(set(data.sources)) == 21 and set(data.held_sources) == {"a.jsonl"}
 
 
 def test_weights_hold_for_what_is_left(tokenizer, tmp_path: Path) -> None:

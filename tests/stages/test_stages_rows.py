@@ -37,6 +37,7 @@ def test_a_csv_row_that_does_not_fit_is_one_fault(tmp_path: Path) -> None:
     [
         (b"a,b\n\xff,1\n", "row 1: 'utf-8' codec"),
         (b'a,b\nx,"never closed\n', "row 1: unexpected end"),
+        (b"a,b\n" + b"x,y\n" * 100 + b"\xff,1\n", "row 101: 'utf-8' codec"),
         (b"a,a\n1,2\n", "the header names a twice"),
         (b"a,b\n", "the file has no rows"),
         (b"", "the file has no rows"),
@@ -56,6 +57,12 @@ def test_json_may_hold_lines(tmp_path: Path) -> None:
     assert [row.values for row in rows] == [{"a": 1}, {"a": 2}, None] and "not JSON" in rows[2].fault
     file.write_text('[{"a": 1}, 5]')
     assert [row.fault for row in read_rows(file)] == ["", "not an object but a int"]
+    file.write_text('{"a": 1}\n')
+    assert [row.values for row in read_rows(file)] == [{"a": 1}]
+    file = tmp_path / "talks.csv"
+    file.write_text("\n\na,b,,\n1,2,,\n")
+    assert [row.values for row in read_rows(file)] == [{"a": "1", "b": "2", "column 3": None, "column 4": None}]
+    file = tmp_path / "talks.json"
     for text in ('[{"a": 1}', '{"a": \n}}', "nothing"):
         file.write_text(text)
         with pytest.raises(DataError, match="not JSON"):

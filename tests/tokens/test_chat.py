@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -150,6 +150,27 @@ def test_a_turn_with_weight_0_is_read_and_not_learnt(tokenizer: PreTrainedTokeni
         encode_chat(chat, barred[2:4])
     with pytest.raises(DataError, match=r"weight is 0\.5"):
         encode_chat(chat, [user("a"), assistant("b", weight=0.5)])
+
+
+def test_a_prompt_is_a_prefix_whatever_is_learnt(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Also where borders of words run over the borders of turns, as in most tokenizers that come from elsewhere."""
+    foreign = with_template(tokenizer, CHATML)
+    foreign.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for talk in (["hi", "\n\nfoo", "so", "yes"], ["\n", "\n\n\nfoo", "\n\n", "\n\n12"]):
+        messages = [assistant(text) if i % 2 else user(text) for i, text in enumerate(talk)]
+        weighted = [*messages[:1], {**messages[1], "weight": 0}, *messages[2:]]
+        prompt = encode_prompt(foreign, weighted[:3], keep_thinking=True)
+        for chosen in ("assistant", "all", "last_turn"):
+            example = encode_chat(foreign, weighted, train_on=chosen)
+            assert list(example.input_ids[: len(prompt)]) == prompt
+            assert example.input_ids == encode_chat(foreign, messages, train_on=chosen).input_ids
+
+
+def test_the_weight_of_another_turn_counts_where_all_is_learnt(tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = [{**user("U"), "weight": 0}, assistant("A")]
+    assert encode_chat(tokenizer, messages) == encode_chat(tokenizer, [user("U"), assistant("A")])
+    with pytest.raises(DataError, match="message 1 of the user has weight 0"):
+        encode_chat(tokenizer, messages, train_on="all")
 
 
 def test_what_is_trained_by_hand(tokenizer: PreTrainedTokenizerFast) -> None:

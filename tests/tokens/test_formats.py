@@ -142,6 +142,12 @@ def test_turns_that_are_not_learnt() -> None:
     pair = {"instruction": "Hi.", "input": "There.", "chosen": "a", "rejected": "b"}
     found = convert(pair, recognise([pair], "x"), "x")
     assert isinstance(found, PairRow) and found.prompt == [{"role": "user", "content": "Hi.\n\nThere."}]
+    whole = {"instruction": "Hi.", "chosen": [USER, SAYS], "rejected": [USER, {**SAYS, "content": "No."}]}
+    found = convert(whole, recognise([whole], "x"), "x")
+    assert isinstance(found, PairRow) and (found.prompt, found.chosen) == ([USER], [SAYS])
+    spelt = {"prompt": "Hi.", "completion": "Hello.", "label": "0.0"}
+    one = convert(spelt, recognise([spelt], "x"), "x")
+    assert isinstance(one, UnpairedRow) and one.label is False
 
 
 @pytest.mark.parametrize(
@@ -181,9 +187,12 @@ def test_a_set_that_is_not_recognised_says_its_columns() -> None:
     with pytest.raises(DataError, match="neither true nor false"):
         recognise([{"prompt": "a", "completion": "b", "label": "good"}], "x")
     two = [{"question": "a", "answer": "b", "response": "c"}]
-    with pytest.raises(DataError, match="answer and response could each be the answer") as caught:
+    with pytest.raises(DataError, match="response and answer could each be the answer") as caught:
         recognise(two, "x")
-    assert "format: prompt_completion" in str(caught.value.hint)
+    assert "`format: prompt_completion` where it is answer; else `columns: {COLUMN: answer}`" in str(caught.value.hint)
+    for row in ({"query": "a", "response": "b", "answer": "c"}, {"prompt": "a", "completion": "b", "output": "c"}):
+        with pytest.raises(DataError, match="could each be the answer"):
+            recognise([row], "x")
     assert recognise(two, "x", "prompt_completion").columns == ("question", "answer")
     with pytest.raises(DataError, match="output and response could each be the answer"):
         recognise([{"instruction": "a", "output": "b", "response": "c"}], "x")

@@ -47,7 +47,7 @@ def test_the_head_that_fits_ends_with_an_answer(tokenizer: PreTrainedTokenizerFa
     (head,) = found.examples
     assert list(head.input_ids) == list(whole.input_ids[: len(head)]) and len(head) <= len(whole) // 2
     assert [i for i in head.labels if i != IGNORE][-1] in stop_ids(tokenizer)
-    assert found.lost == len(whole) - len(head)
+    assert found.lost == whole.num_trained - head.num_trained > 0
     assert shortened(tokenizer, messages, 8, "keep_head").examples == []
 
 
@@ -72,7 +72,7 @@ def test_an_exchange_that_is_too_long_by_itself_is_left_out(tokenizer: PreTraine
     ]
     found = shortened(tokenizer, messages, 120, "split_turns")
     texts = "".join(tokenizer.decode(list(piece.input_ids)) for piece in found.examples)
-    assert "So." not in texts and texts.count("Answer 0.") == 2 and found.lost > 300
+    assert "So." not in texts and texts.count("Answer 0.") == 2 and 0 < found.lost < 10
 
 
 def test_a_call_is_not_parted_from_its_result(tokenizer: PreTrainedTokenizerFast) -> None:

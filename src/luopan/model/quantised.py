@@ -2,8 +2,8 @@
 
 `int8` is one scale a row (absolute maximum), 1 byte a weight, error at most half a step of the row's maximum / 127. It
 runs everywhere. `nf4` is QLoRA's four-bit type (Dettmers et al. 2023, arXiv:2305.14314) through bitsandbytes, about
-half a byte a weight, error at most a sixth of the largest of 64 neighbours. Gradients go through the whole weight to
-the input; the codes never change.
+half a byte a weight, error at most a sixth of the largest of 64 neighbours and that of the scale. Gradients go through
+the whole weight to the input; the codes never change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from luopan.errors import ModelError
 
 BLOCK = 64  # weights that share a scale, as in QLoRA
 NF4_ERROR = 0.16  # of a block's largest: half the widest gap between two of the type's sixteen values is 0.152
-NF4_SCALE_ERROR = 0.02  # of the largest of all: scales are held in eight bits, beside their mean
+NF4_SCALE_ERROR = 0.02  # of the largest around it: scales are held in eight bits themselves
+SCALES = 256  # blocks whose scales are held together
 
 
 class Held(Protocol):
@@ -70,7 +71,9 @@ class Nf4Weight:
         )
         error = (self._blocks() - blocks).abs().amax(1)
         largest = blocks.abs().amax(1)
-        if bool((error > NF4_ERROR * largest + NF4_SCALE_ERROR * largest.max()).any()):
+        groups = torch.nn.functional.pad(largest, (0, -len(largest) % SCALES)).view(-1, SCALES)
+        around = groups.amax(1).repeat_interleave(SCALES)[: len(largest)]
+        if not bool((error <= NF4_ERROR * largest + NF4_SCALE_ERROR * around).all()):
             raise ModelError(
                 "bitsandbytes does not give back what it was given: the four-bit weights are wrong",
                 hint="Use base: int8, and please report this with the output of luopan doctor.",

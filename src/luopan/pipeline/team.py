@@ -46,7 +46,7 @@ class Team:
     def help_with(self, task: Task) -> None:
         """Rank 0: tell the others to join in this stage, if it trains."""
         if self.size > 1 and isinstance(task.spec, TrainConfig):
-            self._tell(task)
+            self._tell(task)  # and rank 0 works alone again once they have left the stage to it
 
     def dismiss(self, result: Any) -> None:
         """Rank 0: the run is done, and this came of it."""
@@ -73,8 +73,9 @@ class Team:
         )
 
     def _tell(self, message: Any) -> Any:
-        from luopan.train.ranks import from_leader
+        from luopan.train.ranks import from_leader, work_alone
 
+        work_alone(False)
         return from_leader(message)
 
 
@@ -90,4 +91,6 @@ def team() -> Iterator[Team]:
     from luopan.train import ranks
 
     with ranks.processes():
-        yield Team(ranks.world_size(), ranks.rank())
+        mates = Team(ranks.world_size(), ranks.rank())
+        ranks.work_alone(mates.leads)  # until there is something to help with
+        yield mates

@@ -60,7 +60,7 @@ class PreferenceSpec(EpochConfig):
     @classmethod
     def _known_by_another_name(cls, value: Any) -> Any:
         for name in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
-            if name in ELSEWHERE:
+            if isinstance(name, str) and name in ELSEWHERE:
                 raise ValueError(f"{name} is called {ELSEWHERE[name]} here, as in TRL")
         return value
 

@@ -76,9 +76,15 @@ class ChatData:
         DataError where too few have a prompt of their own.
         """
         held = held_prompts([prompt for prompt in asked if prompt is not None], wanted)
+        for source in set(self.sources):  # none is left with nothing to learn
+            own = [prompt for name, prompt in zip(self.sources, asked, strict=True) if name == source]
+            if held.issuperset(own):
+                held -= set(own)
         if not held:
             hint = "Leave test_conversations out, or give more rows."
-            raise DataError("the conversations have one prompt, so none can be held out", where="data", hint=hint)
+            raise DataError(
+                "too few conversations have a prompt of their own, so none can be held out", where="data", hint=hint
+            )
         for example, source, prompt in zip(self.examples, self.sources, asked, strict=True):
             if prompt in held:
                 self.held.append(example)
@@ -306,7 +312,7 @@ def data_notes(data: ChatData) -> list[str]:
         done = data.shortened
         notes.append(
             f"{done['conversations']:,} conversations were longer than max_length and became {done['pieces']:,} "
-            f"pieces; {done['tokens lost']:,} tokens are lost."
+            f"pieces; {done['tokens lost']:,} tokens that would have been learnt are lost."
         )
     for name, rows in data.left_out.items():
         notes.append(f"{name}: {rows:,} rows are left out for the mixture's weights.")

@@ -6,6 +6,7 @@ The training loss falls whatever is learnt; that on conversations it has not see
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,15 +31,21 @@ ALL = ""  # the key of the loss over all sources
 
 
 def held_prompts(prompts: Sequence[str], wanted: int) -> set[str]:
-    """About `wanted` rows' worth of distinct prompts, at most a fifth of them, chosen by their hashes, which they are.
+    """Prompts with at most `wanted` rows and a fifth of all rows; the rarest where all have more. `prompts`: one a row.
 
-    None where there is only one prompt. What else a set holds hardly changes the choice.
+    Chosen by their hashes, which they are, so that what else a set holds hardly changes the choice. None where there is
+    only one prompt.
     """
-    distinct = sorted(set(prompts))
-    if len(distinct) < 2:
+    counts = Counter(prompts)
+    if len(counts) < 2:
         return set()
-    share = min(MOST, wanted / len(prompts))
-    return set(distinct[: max(1, round(share * len(distinct)))])
+    room = min(wanted, round(MOST * len(prompts)))
+    held: set[str] = set()
+    for prompt in sorted(counts):
+        if counts[prompt] <= room:
+            held.add(prompt)
+            room -= counts[prompt]
+    return held or {min(counts, key=lambda prompt: (counts[prompt], prompt))}
 
 
 class HeldOut:
@@ -61,8 +68,8 @@ class HeldOut:
         return {ALL: total / tokens, **losses}
 
     def hook(self, max_steps: int) -> Hook:
-        """Measures `ROUNDS` times in a training."""
-        every = max(1, max_steps // ROUNDS)
+        """Measures `ROUNDS` times in a training at most, at its end among them."""
+        every = -(-max_steps // ROUNDS)
 
         def measure(step: int, model: Decoder) -> Mapping[str, float] | None:
             return {"held_out_loss": self.loss(model)[ALL]} if step % every == 0 or step == max_steps else None
@@ -105,8 +112,11 @@ def held_out_figures(before: Mapping[str, float], after: Mapping[str, float]) ->
     ]
 
 
-def held_out_notes(folder: Path, count: int) -> list[Note]:
-    """How many are held out; and where the loss on them was lowest, if training made it worse from there."""
+def held_out_notes(folder: Path, count: int, averaged: bool = False) -> list[Note]:
+    """How many are held out; and where the loss on them was lowest, if training made it worse from there.
+
+    `averaged`: what is handed on is the average of the weights, and was not measured on the way.
+    """
     notes = [Note(text=f"{count:,} conversations are held out: the loss on them is in the report.")]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     seen = [(float(line["held_out_loss"]), int(line["step"])) for line in lines if "held_out_loss" in line]
@@ -117,7 +127,7 @@ def held_out_notes(folder: Path, count: int) -> list[Note]:
         text = (
             f"The loss on held-out conversations was lowest at step {step} ({best:.3f}) and is {last:.3f} at step "
             f"{end}: from there the training set was learnt by heart. Train for fewer epochs, or with a lower learning "
-            "rate."
+            "rate." + (" (The weights in training; their average, which is handed on, may be better.)" * averaged)
         )
         notes.append(Note(text=text, level="warning"))
     return notes

@@ -54,7 +54,7 @@ class Preference:
     """See the module."""
 
     kind: ClassVar[str] = "preference"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
 
     @staticmethod

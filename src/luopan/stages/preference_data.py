@@ -174,6 +174,9 @@ def encode_answers(
         kept = [numbers[place] for place in encoded.kept]
         prompts = encode_prompts(tokenizer, [replace(talks[i], messages=rows[i][0]) for i in kept], keep_thinking=True)
         for i, example, prompt in zip(kept, encoded.examples, prompts, strict=True):
+            if list(example.input_ids[: len(prompt)]) != prompt:
+                found[i] = "the prompt of inference is not what the chat template puts before the answer in training"
+                continue
             labels = [IGNORE] * len(prompt) + list(example.labels[len(prompt) :])
             found[i] = Answer(replace(example, labels=labels), len(prompt))
     return found

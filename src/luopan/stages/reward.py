@@ -54,7 +54,7 @@ class Reward:
     """See the module."""
 
     kind: ClassVar[str] = "reward"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
 
     @staticmethod

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,6 +122,8 @@ def _json(path: Path) -> Iterator[Row]:
             yield from _jsonl(path)
             return
         raise DataError(f"not JSON: {error}", where=path) from error
+    if isinstance(value, dict):
+        value = [value]  # lines, of which there is one
     if not isinstance(value, list):
         raise DataError(f"is not a list of objects but a {type(value).__name__}", where=path, hint="Or is it .jsonl?")
     for number, item in enumerate(value, start=1):
@@ -146,11 +147,13 @@ def _csv(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with open_binary(path) as stream:
-            reader = csv.reader(TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
-            names = next(reader, [])
+            # Line by line, so that a byte that is no UTF-8 is told with its row.
+            lines = (line.decode("utf-8" if number else "utf-8-sig") for number, line in enumerate(stream))
+            reader = filter(None, csv.reader(lines, strict=True))
+            names = [name or f"column {place}" for place, name in enumerate(next(reader, []), start=1)]
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise DataError(f"the header names {', '.join(twice)} twice", where=path, hint=hint)
-            for values in filter(None, reader):
+            for values in reader:
                 number += 1
                 where = f"{path}:{number}"
                 if len(values) != len(names):

@@ -63,7 +63,7 @@ class Sft:
     """See the module."""
 
     kind: ClassVar[str] = "sft"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
 
     @staticmethod
@@ -128,7 +128,7 @@ class Sft:
         kept_notes: list[Note] = []
         if held:
             figures += held_out_figures(before["held_out"], after["held_out"])
-            kept_notes += held_out_notes(out.path, len(data.held))
+            kept_notes += held_out_notes(out.path, len(data.held), config.ema_decay is not None)
         samples = samples_of(after["suite"], out.name)
         if spec.forgetting is not None:
             figures += general_figures(before["general"], after["general"], spec.forgetting)

@@ -121,16 +121,19 @@ class ChatFormat:
         if not learnt or (train_on == "last_turn" and learnt[-1] != spoken[-1]):
             which = "the last assistant turn has" if learnt else "all assistant turns have"
             raise DataError(f"{which} weight 0, so nothing to learn", where=row.where)
+        if train_on == "all":
+            _refuse_other_weights(row)
         pieces = self.render(row, messages, keep_thinking)
         if not self.template.marks_training:
-            marked = spoken if train_on == "all" else learnt
+            # The text is cut at every turn, as at inference; a template that rewrites earlier turns may still be cut at
+            # those that are learnt.
+            fewer = {"all": spoken, "last_turn": spoken[-1:], "assistant": learnt}[train_on]
             try:
-                pieces = self._mark_turns(row, messages, pieces, marked, keep_thinking)
+                pieces = self._mark_turns(row, messages, pieces, spoken, keep_thinking)
             except DataError:
-                if train_on != "last_turn":
+                if fewer == spoken:
                     raise
-                pieces = self._mark_turns(row, messages, pieces, spoken[-1:], keep_thinking)
-            spoken = marked
+                pieces, spoken = self._mark_turns(row, messages, pieces, fewer, keep_thinking), fewer
         if train_on == "last_turn":
             spoken = learnt = spoken[-1:]
         prompts = [joined(self.render(row, messages[:i], keep_thinking, prompt=True)) for i in spoken]
@@ -284,6 +287,17 @@ def _untrain_before(pieces: Sequence[Piece], start: int) -> list[Piece]:
         kept.append(replace(piece, trained=False) if at < start else piece)
         at += len(piece.text)
     return kept
+
+
+def _refuse_other_weights(row: Conversation) -> None:
+    """A turn of another than the assistant has no border of its own in the text, so it cannot be left out of it all."""
+    for number, message in enumerate(row.messages, start=1):
+        if message["role"] != "assistant" and message.get("weight") == 0:
+            raise DataError(
+                f"message {number} of the {message['role']} has weight 0, and train_on: all learns every message",
+                where=row.where,
+                hint="Train on the assistant's turns (train_on: assistant), or take the weight out.",
+            )
 
 
 def _bar(pieces: Sequence[Piece], numbers: set[int]) -> list[Piece]:

@@ -159,8 +159,7 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
     kept["role"] = role
     for key in ("weight", "loss"):
         kept.pop(key, None)
-    if role in ("assistant", "function_call"):
-        kept |= _weight(message)
+    kept |= _weight(message)
     content = kept.get("content")
     if isinstance(content, list):
         kept = _parts(kept, content)
@@ -253,7 +252,7 @@ def _system(row: Row) -> Messages:
 def _pair(row: Row, extras: Extras) -> PairRow:
     sides = [_side(row.get(key), key) for key in ("chosen", "rejected")]
     given = next((row[key] for key in ("prompt", "messages", "conversations", "question") if row.get(key)), None)
-    if given is None and row.get("instruction"):
+    if given is None and row.get("instruction") and all(side and side[0]["role"] == "assistant" for side in sides):
         given = _instruction(row)
     if isinstance(given, str) and TRANSCRIPT.match(given):
         given = _transcript(given)

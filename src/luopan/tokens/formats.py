@@ -144,20 +144,21 @@ def _refuse_unread(form: Format, columns: set[str], source: str) -> None:
 
 def _refuse_ambiguous(form: Format, columns: set[str], source: str) -> None:
     """DataError where more than one column could be the answer: the wrong one would be learnt without a word."""
-    if form.name == "alpaca":
-        could = [column for column in ANSWERS if column in columns]
-    elif form.name == "prompt_completion":
-        could = list(dict.fromkeys(answer for asked, answer in ASKED if {asked, answer} <= columns))
-    else:
+    if form.name not in ("alpaca", "prompt_completion"):
         return
+    could = [column for column in ANSWERS if column in columns]
     if len(could) > 1:
-        hint = f"Say `format: {form.name}` and `columns: {{{could[0]}: …}}` with the one that holds the answer."
+        read = form.columns[1]
+        hint = (
+            f"Say `format: {form.name}` where it is {read}; else `columns: {{COLUMN: {read}}}` as well, with the one "
+            "that holds the answer."
+        )
         raise DataError(f"{' and '.join(could)} could each be the answer", where=source, hint=hint)
 
 
 def truth(value: Any) -> Any:
     """True or False where a text spells it (a CSV file has nothing else); any other value as it is."""
-    spelt = {"true": True, "1": True, "false": False, "0": False}
+    spelt = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     return spelt.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 

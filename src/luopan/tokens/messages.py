@@ -2,7 +2,7 @@
 
 The same conversation may say its thinking in `reasoning_content` or inline between `<think>` and `</think>`, and its
 text as a string or as a list of parts. After `normalise` there is one form, so both train on the same tokens.
-An assistant's turn with `weight` 0 (OpenAI's key) is read but not learnt; it is no part of what a template is given.
+A turn with `weight` 0 (OpenAI's key) is read but not learnt; the key is no part of what a template is given.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ROLES = ("system", "user", "assistant", "tool")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _NOT_RENDERED = {*_REASONING, "weight"}
 _KEYS = {
-    "system": {"role", "content"},
-    "user": {"role", "content"},
+    "system": {"role", "content", "weight"},
+    "user": {"role", "content", "weight"},
     "assistant": {"role", "content", "tool_calls", "weight", *_REASONING},
-    "tool": {"role", "content", "name", "tool_call_id"},
+    "tool": {"role", "content", "name", "tool_call_id", "weight"},
 }
 
 Message = Mapping[str, Any]
@@ -95,6 +95,9 @@ def _validate(message: Any, name: str, where: object | None) -> None:
     if unknown:
         hint = f"a {role} message has {', '.join(sorted(_KEYS[role]))}; remove or rename the others"
         raise DataError(f"{name} has keys that would not be trained on: {', '.join(unknown)}", where=where, hint=hint)
+    if message.get("weight") not in (None, 0, 1):
+        hint = "write 1 for a turn that is learnt, 0 for one that is not"
+        raise DataError(f"{name}: weight is {message['weight']!r:.40}, neither 0 nor 1", where=where, hint=hint)
     _validate_content(message, name, where)
     if role == "assistant":
         _validate_assistant(message, name, where)
@@ -121,9 +124,6 @@ def _validate_content(message: Message, name: str, where: object | None) -> None
 
 
 def _validate_assistant(message: Message, name: str, where: object | None) -> None:
-    if message.get("weight") not in (None, 0, 1):
-        hint = "write 1 for a turn that is learnt, 0 for one that is not"
-        raise DataError(f"{name}: weight is {message['weight']!r:.40}, neither 0 nor 1", where=where, hint=hint)
     given = [key for key in _REASONING if message.get(key)]
     for key in given:
         if not isinstance(message[key], str):

@@ -24,7 +24,7 @@ Encode = Callable[[Conversation], Example | None]
 
 @dataclass(frozen=True)
 class Shortened:
-    """What is left of a long conversation, and how many of its tokens are gone."""
+    """What is left of a long conversation, and how many tokens are lost that would have been learnt."""
 
     examples: list[Example]
     lost: int
@@ -41,14 +41,7 @@ def shorten(row: Conversation, example: Example, max_length: int, policy: Trunca
         kept = [piece for piece in cut(example, max_length) if piece.num_trained]
     else:
         kept = []
-    repeated = sum(_alike(example, piece) for piece in kept[1:]) if policy == "split_turns" else 0
-    return Shortened(kept, max(0, len(example) + repeated - sum(map(len, kept))))
-
-
-def _alike(whole: Example, piece: Example) -> int:
-    """How many tokens both begin with: the system prompt that stands in front of every piece."""
-    pairs = zip(whole.input_ids, piece.input_ids)
-    return next((number for number, (a, b) in enumerate(pairs) if a != b), len(piece))
+    return Shortened(kept, example.num_trained - sum(piece.num_trained for piece in kept))
 
 
 def cut(example: Example, max_length: int) -> list[Example]:

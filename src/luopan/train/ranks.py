@@ -57,6 +57,7 @@ def processes() -> Iterator[None]:
     if asked_for() == 1 or dist.is_initialized():
         yield
         return
+    work_alone(False)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -123,9 +124,18 @@ def lost_peer() -> Iterator[None]:
 # ---- who is who ----
 
 
+_alone = False
+
+
+def work_alone(alone: bool) -> None:
+    """Whether this process is at work while the others wait for it: then it counts as the only one."""
+    global _alone
+    _alone = alone
+
+
 def world_size() -> int:
-    """How many processes train together; 1 where torch.distributed was not started."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """How many processes train together; 1 where torch.distributed was not started, or the others wait."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
@@ -196,9 +206,19 @@ def barrier() -> None:
 
 
 def leader_first(work: Callable[[], None]) -> None:
-    """Rank 0 does `work` while the others wait for it; files that it writes are there for all afterwards."""
-    if rank() == 0:
+    """Rank 0 does `work` while the others wait for it; files that it writes are there for all afterwards.
+
+    Meanwhile it counts as the only process, so what it calls waits for nobody.
+    """
+    if world_size() == 1:
         work()
+        return
+    if rank() == 0:
+        work_alone(True)
+        try:
+            work()
+        finally:
+            work_alone(False)
     barrier()
 
 
@@ -209,3 +229,4 @@ def leave_to_leader() -> None:
     barrier()
     if rank() != 0:
         raise LeftToLeader
+    work_alone(True)  # until the next task
