@@ -15,7 +15,7 @@ import torch
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
-from luopan.generate.sampling import warp
+from luopan.generate.sampling import Knobs, warp
 from luopan.model.decoder import Decoder
 from luopan.objectives.logprobs import token_logprobs
 
@@ -110,7 +110,7 @@ def test_logprobs_of_filtered_sampling_are_those_of_the_filtered_distribution(mo
     seen = torch.zeros(1, 384, dtype=torch.bool)
     seen[0, prompt] = True
     for place, (token, logprob) in enumerate(zip(done.tokens, done.logprobs), len(prompt) - 1):
-        kept = warp(logits[place : place + 1], params, seen)
+        kept = warp(logits[place : place + 1], Knobs.of([params], torch.device("cpu")), seen=seen)
         assert int(kept.isfinite().sum()) == 5
         assert logprob == pytest.approx(kept.log_softmax(-1)[0, token].item(), abs=1e-4)
         seen[0, token] = True
@@ -238,6 +238,85 @@ def test_memory_left_behind_by_others_is_never_read(model: Decoder, monkeypatch:
         assert all(map(math.isfinite, completion.logprobs))
 
 
+MIXED = [
+    SamplingParams(max_new_tokens=25, temperature=0),
+    SamplingParams(max_new_tokens=12, temperature=0.8, top_k=30, frequency_penalty=0.5),
+    SamplingParams(max_new_tokens=30, top_p=0.9, repetition_penalty=1.3, seed=77),
+    SamplingParams(max_new_tokens=20, typical_p=0.9, min_new_tokens=8, logit_bias={5: 3.0}),
+    SamplingParams(max_new_tokens=25, bad_words_ids=((5, 6), (9,)), stop_token_ids=(100, 101), presence_penalty=1),
+]
+
+
+def test_requests_with_parameters_of_their_own_say_what_they_say_alone(model: Decoder) -> None:
+    prompts, stops = ragged_prompts(30), list(range(0, 384, 24))
+    each = [MIXED[i % len(MIXED)] for i in range(30)]
+    for size in (64, 7):
+        done = Engine(model, eos_ids=stops, max_batch=size).generate(prompts, each)
+        again = Engine(model, eos_ids=stops, max_batch=size).generate(prompts, each)
+        for i in range(30):
+            if each[i].greedy or each[i].seed is not None:
+                assert done[i].tokens == again[i].tokens
+    seeded = [one if one.seed is not None else one.model_copy(update={"seed": 5}) for one in each]
+    together = Engine(model, eos_ids=stops, max_batch=7).generate(prompts, seeded)
+    for i, params in enumerate(seeded):
+        alone = Engine(model, eos_ids=stops).generate([prompts[i]], params, request_ids=[i])[0]
+        assert together[i].tokens == alone.tokens and together[i].finish_reason == alone.finish_reason
+        assert together[i].logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        assert params.min_new_tokens <= len(alone.tokens) <= params.max_new_tokens
+
+
+def test_requests_come_and_go_while_others_run(model: Decoder) -> None:
+    """Added in the middle, cancelled while waiting and while running: nobody else says anything else."""
+    prompts = ragged_prompts(12)
+    engine = Engine(model, eos_ids=[EOS])
+    params = SamplingParams(max_new_tokens=20)
+    alone = [engine.generate([prompt], params, seed=4, request_ids=[i])[0] for i, prompt in enumerate(prompts)]
+    session = engine.session(slots=3)
+    numbers = [session.add(prompt, params, seed=4, key=i) for i, prompt in enumerate(prompts[:6])]
+    heard: dict[int, list[int]] = {}
+
+    def listen(number: int, token: int, logprob: float) -> None:
+        heard.setdefault(number, []).append(token)
+
+    for _ in range(5):
+        session.step(listen)
+    running = max(heard, key=lambda number: len(heard[number]))
+    waiting = next(number for number in numbers if number not in heard)
+    session.cancel(running)
+    session.cancel(waiting)
+    numbers += [session.add(prompt, params, seed=4, key=i) for i, prompt in enumerate(prompts[6:], 6)]
+    while session.unfinished:
+        session.step(listen)
+    session.cancel(running)  # has ended: nothing happens
+    for i, number in enumerate(numbers):
+        done = session.finished.pop(number)
+        if number == running:
+            assert done.finish_reason == "cancelled" and done.tokens == alone[i].tokens[: len(done.tokens)]
+            assert 0 < len(done.tokens) < 20
+        elif number == waiting:
+            assert done.finish_reason == "cancelled" and not done.tokens
+        else:
+            assert done.tokens == alone[i].tokens == heard[number]
+    assert not session.finished
+    session.step()  # nothing to do
+    with pytest.raises(DataError, match="empty"):
+        session.add([], params)
+
+
+def test_who_comes_first_is_served_first(model: Decoder) -> None:
+    session = Engine(model, eos_ids=[]).session(slots=1)
+    short = session.add([1], SamplingParams(max_new_tokens=2))
+    session.step()
+    first = session.add([1, 2], SamplingParams(max_new_tokens=2))
+    session.step()
+    long = session.add([1] * 30, SamplingParams(max_new_tokens=2))
+    order: list[int] = []
+    while session.unfinished:
+        session.step()
+        order += [number for number in session.finished if number not in order]
+    assert order == [short, first, long]
+
+
 def test_no_prompts_no_completions(model: Decoder) -> None:
     assert Engine(model, eos_ids=[]).generate([], SamplingParams()) == []
 
@@ -249,3 +328,7 @@ def test_settings_that_cannot_work_are_refused(model: Decoder) -> None:
         Engine(model, eos_ids=[]).generate([[1]], SamplingParams(stop=("x",)))
     with pytest.raises(RecipeError, match="stop token 384"):
         Engine(model, eos_ids=[384]).generate([[1]], SamplingParams())
+    with pytest.raises(RecipeError, match="logit_bias of token 400"):
+        Engine(model, eos_ids=[]).generate([[1]], SamplingParams(logit_bias={400: 1}))
+    with pytest.raises(RecipeError, match="bad words need a tokenizer"):
+        Engine(model, eos_ids=[]).generate([[1]], SamplingParams(bad_words=("x",)))

@@ -6,16 +6,21 @@ import numpy as np
 import pytest
 import torch
 from transformers.generation.logits_process import (
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams, sampling_params
-from luopan.generate.sampling import argmax, draw, keep_top_p, uniforms, warp
+from luopan.generate.rows import Request, Rows
+from luopan.generate.sampling import Knobs, argmax, draw, keep_top_p, uniforms, warp
 from luopan.objectives.logprobs import token_logprobs
 
 COMBINATIONS = [
@@ -29,8 +34,40 @@ COMBINATIONS = [
     {"min_p": 1.0},
     {"repetition_penalty": 1.3},
     {"repetition_penalty": 0.7, "temperature": 1.5},
+    {"typical_p": 0.9},
+    {"typical_p": 0.2, "temperature": 1.4},
     {"temperature": 0.6, "top_k": 50, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.1},
+    {"temperature": 0.9, "top_k": 400, "top_p": 0.95, "min_p": 0.001, "typical_p": 0.8, "logit_bias": {3: 5, "9": -80}},
 ]
+CPU = torch.device("cpu")
+
+
+def theirs(params: SamplingParams, occurred: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """What transformers makes of the logits."""
+    expected = logits.clone()
+    if params.logit_bias:
+        expected = SequenceBiasLogitsProcessor([[[token], float(value)] for token, value in params.logit_bias])(
+            occurred, expected
+        )
+    expected = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(occurred, expected)
+    if not params.greedy:
+        expected = TemperatureLogitsWarper(params.temperature)(occurred, expected)
+    if params.top_k is not None:
+        expected = TopKLogitsWarper(params.top_k)(occurred, expected)
+    if params.top_p < 1:
+        expected = TopPLogitsWarper(params.top_p)(occurred, expected)
+    if params.min_p > 0:
+        expected = MinPLogitsWarper(params.min_p)(occurred, expected)
+    if params.typical_p < 1:
+        expected = TypicalLogitsWarper(params.typical_p)(occurred, expected)
+    return expected
+
+
+def bias_of(params: SamplingParams, vocab_size: int) -> torch.Tensor:
+    bias = torch.zeros(vocab_size)
+    for token, value in params.logit_bias:
+        bias[token] = value
+    return bias
 
 
 @pytest.mark.parametrize("values", COMBINATIONS, ids=str)
@@ -40,26 +77,83 @@ def test_warp_equals_transformers(values: dict, spread: float) -> None:
     logits = spread * torch.randn(6, 700)
     occurred = torch.randint(700, (6, 20))
     params = SamplingParams(**values)
-
-    expected = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(occurred, logits.clone())
-    expected = TemperatureLogitsWarper(params.temperature)(occurred, expected)
-    if params.top_k is not None:
-        expected = TopKLogitsWarper(params.top_k)(occurred, expected)
-    if params.top_p < 1:
-        expected = TopPLogitsWarper(params.top_p)(occurred, expected)
-    if params.min_p > 0:
-        expected = MinPLogitsWarper(params.min_p)(occurred, expected)
-
+    expected = theirs(params, occurred, logits)
     seen = torch.zeros(6, 700, dtype=torch.bool).scatter_(1, occurred, True)
-    got = warp(logits, params, seen)
+    got = warp(logits, Knobs.of([params] * 6, CPU), seen=seen, bias=bias_of(params, 700))
     assert torch.equal(got.isinf(), expected.isinf())
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_every_row_has_parameters_of_its_own(spread: float) -> None:
+    """All combinations in one batch, a greedy row among them: each as it is alone."""
+    torch.manual_seed(0)
+    each = [SamplingParams(**values) for values in [*COMBINATIONS, {"temperature": 0, "repetition_penalty": 1.2}]]
+    logits, occurred = spread * torch.randn(len(each), 700), torch.randint(700, (len(each), 20))
+    seen = torch.zeros(len(each), 700, dtype=torch.bool).scatter_(1, occurred, True)
+    bias = torch.stack([bias_of(params, 700) for params in each])
+    got = warp(logits, Knobs.of(each, CPU), seen=seen, bias=bias)
+    for row, params in enumerate(each):
+        expected = theirs(params, occurred[row : row + 1], logits[row : row + 1])
+        assert torch.equal(got[row : row + 1].isinf(), expected.isinf()), params
+        torch.testing.assert_close(got[row : row + 1], expected)
+        alone = warp(logits[row : row + 1], Knobs.of([params], CPU), seen=seen[row : row + 1], bias=bias[row : row + 1])
+        assert torch.equal(alone[0], got[row])
+
+
+def rows_with(requests: list[Request], ends: list[int], vocab_size: int = 12) -> Rows:
+    stops = torch.zeros(vocab_size, dtype=torch.bool)
+    stops[ends] = True
+    rows = Rows(len(requests), vocab_size, stops)
+    rows.admit(requests)
+    return rows
+
+
+def test_penalties_of_the_openai_api_by_hand() -> None:
+    """frequency: per occurrence, presence: once; both for what was generated, not for the prompt."""
+    params = SamplingParams(temperature=0, frequency_penalty=0.5, presence_penalty=0.25)
+    rows = rows_with(
+        [Request(0, [1, 1, 2], params, 0, 0, 9), Request(1, [1], SamplingParams(temperature=0), 0, 0, 9)], []
+    )
+    logits = torch.tensor([[0.0, 1.0, 0.4, 0.2] + [-9.0] * 8] * 2)
+    said = [rows.take(slice(0, 2), logits)[0].tolist() for _ in range(4)]
+    # 1.0; then 1.0 - .75 = .25 < .4; then 1: .25, 2: -.35, so 1 again; then 1: 1 - 1 - .25 < .2
+    assert said == [[1, 1], [2, 1], [1, 1], [3, 1]]
+
+
+def test_bad_words_and_early_ends_are_transformers() -> None:
+    torch.manual_seed(0)
+    bad = ((4,), (5, 6), (1, 2, 3))
+    prompt, steps = [9, 1], 40
+    for greedy in (True, False):
+        params = SamplingParams(
+            temperature=float(not greedy), bad_words_ids=bad, min_new_tokens=20, max_new_tokens=steps,
+            stop_token_ids=(8,),
+        )  # fmt: skip
+        rows = rows_with([Request(0, prompt, params, 3, 0, steps)], [7])
+        said: list[int] = []
+        for _ in range(steps):
+            logits = torch.randn(1, 12)
+            logits[:, [2, 3, 6, 7, 8]] += 3
+            so_far = torch.tensor([[*prompt, *said]])
+            expected = NoBadWordsLogitsProcessor([list(words) for words in bad], 11)(so_far, logits.clone())
+            early = MinNewTokensLengthLogitsProcessor(len(prompt), 20, [7, 8])
+            expected = early(so_far, expected)
+            token, logprob = rows.take(slice(0, 1), logits)
+            if greedy:
+                assert int(token) == int(expected.argmax())
+            own = expected.log_softmax(-1)[0, int(token)]
+            assert float(logprob) == pytest.approx(float(own), abs=1e-5)
+            ended = bool(rows.ended(slice(0, 1), token))
+            assert ended is (int(token) in (7, 8)) and not (ended and len(said) < 20)
+            said.append(int(token))
+        assert {7, 8} & set(said) and 4 not in said
+
+
 def test_nucleus_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()
-    assert keep_top_p(logits, 0.75).isfinite().tolist() == [[True, False, True, False]]  # 0.5 + 0.3 reaches 0.75
-    assert keep_top_p(logits, 0.4).isfinite().tolist() == [[True, False, False, False]]
+    for top_p, kept in ((0.75, [True, False, True, False]), (0.4, [True, False, False, False]), (1.0, [True] * 4)):
+        assert keep_top_p(logits, torch.tensor([[top_p]])).isfinite().tolist() == [kept]  # 0.5 + 0.3 reaches 0.75
 
 
 def test_draw_by_hand() -> None:

@@ -133,6 +133,11 @@ class SlotCache:
         self.longest += 1
         self.reserve(self.longest + 1)
 
+    def reorder(self, source: Tensor) -> None:
+        """Slot i becomes a copy of slot source[i], for all active slots, which hold the same number of tokens."""
+        held = self._block[:, :, : self.active, :, : self.longest]
+        held.copy_(held.index_select(2, source))
+
     def compact(self, source: Tensor, target: Tensor, active: int, longest: int) -> None:
         """Copy slots `source` over slots `target` and keep the first `active`, the longest of which holds `longest`."""
         if source.numel():

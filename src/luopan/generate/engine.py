@@ -1,16 +1,18 @@
 """Tokens in, tokens out: many requests of different lengths through one cached decoding loop.
 
-Prompts are read longest first, several at once, equal ones once (a group of rollouts shares its prompt). Running
-requests take one token per step together; those that end leave the batch at once and waiting ones come in. A request
-draws from its own random numbers, keyed by (seed, its index), so what it says depends neither on its neighbours nor on
-their order (up to rounding, see `sampling`).
+A `Session` holds running requests, each with sampling parameters of its own, and takes new ones in as they come.
+Prompts that wait are read longest first among those that came together, several at once, equal ones once (a group of
+rollouts shares its prompt). Running requests take one token per step together; those that end, or are cancelled, leave
+the batch at once and waiting ones come in. A request draws from its own random numbers, keyed by (seed, its key), so
+what it says depends neither on its neighbours nor on their order (up to rounding, see `sampling`).
 
-Limits: one set of sampling parameters per call; computation is in the model's own precision; no sharing of prefixes
-between prompts that are not equal; nothing is kept from one call to the next.
+Limits: computation is in the model's own precision; no sharing of prefixes between prompts that are not equal; nothing
+is kept from one session to the next.
 """
 
 from __future__ import annotations
 
+import bisect
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +24,10 @@ from torch import Tensor
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.cache import PromptCache, SlotCache
 from luopan.generate.config import SamplingParams
-from luopan.generate.rows import Rows
+from luopan.generate.rows import Request, Rows
 from luopan.model.decoder import Decoder
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled"]
 OnToken = Callable[[int, int, float], bool | None]
 
 
@@ -36,7 +38,7 @@ class Completion:
     tokens: with the stop token that ended it, if one did (it is trained like the rest in reinforcement learning).
     logprobs: of each token under the distribution it was drawn from, filters and temperature included; for greedy
     decoding, where nothing is drawn, under the model's own at temperature 1. finish_reason: "stop" if a stop token (or
-    a listener) ended it, "length" if the limit or the end of the context did.
+    a listener) ended it, "length" if the limit or the end of the context did, "cancelled" if `Session.cancel`.
     """
 
     tokens: list[int]
@@ -86,7 +88,7 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
+        params: SamplingParams | Sequence[SamplingParams],
         *,
         seed: int | None = None,
         request_ids: Sequence[int] | None = None,
@@ -94,20 +96,20 @@ class Engine:
     ) -> list[Completion]:
         """One completion per prompt, in the order of the prompts.
 
-        seed: of the random numbers; None takes params.seed, and draws one where that is None too. request_ids: what a
-        request's random numbers are keyed by besides the seed; its index by default. on_token(index, token, logprob)
-        hears every token and ends its request by returning True.
+        params: for all, or for each. seed: of the random numbers; None takes params.seed, and draws one where that is
+        None too. request_ids: what a request's random numbers are keyed by besides the seed; its index by default.
+        on_token(index, token, logprob) hears every token and ends its request by returning True.
         DataError for a prompt that is empty, leaves no room in the context, or holds an id that is no token.
         """
-        run = _Run(self, prompts, params, self._seed(params, seed), request_ids)
-        while run.unfinished:
-            run.step(on_token)
-        return [completion for completion in run.completions if completion is not None]
+        session, numbers = self._begin(prompts, params, seed, request_ids)
+        while session.unfinished:
+            session.step(on_token)
+        return [session.finished.pop(number) for number in numbers]
 
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
+        params: SamplingParams | Sequence[SamplingParams],
         *,
         seed: int | None = None,
         request_ids: Sequence[int] | None = None,
@@ -118,21 +120,62 @@ class Engine:
         def listen(request: int, token: int, logprob: float) -> None:
             heard.append((request, token, logprob))
 
-        run = _Run(self, prompts, params, self._seed(params, seed), request_ids)
-        while run.unfinished:
-            run.step(listen)
+        session, _ = self._begin(prompts, params, seed, request_ids)
+        while session.unfinished:
+            session.step(listen)
             for request, token, logprob in heard:
-                done = run.completions[request]
+                done = session.finished.get(request)
                 yield Token(request, token, logprob, done.finish_reason if done else None)
             heard.clear()
 
-    def _seed(self, params: SamplingParams, seed: int | None) -> int:
-        if params.stop:
-            raise RecipeError("stop strings need a tokenizer, which the engine has not", hint="use a TextGenerator")
+    def session(self, slots: int | None = None, positions: int = 0) -> Session:
+        """A session for requests that come and go. `slots` run at once (default: max_batch); `positions`: how long
+        prompt and answer together may be expected to get, so that room is made at once."""
+        return Session(self, self.max_batch if slots is None else slots, positions)
+
+    def _begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams],
+        seed: int | None,
+        keys: Sequence[int] | None,
+    ) -> tuple[Session, list[int]]:
+        """A session with these requests in it, and their numbers."""
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        assert len(each) == len(prompts) and (keys is None or len(keys) == len(prompts))
+        for number, prompt in enumerate(prompts):
+            self.check_prompt(prompt, f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else None)
+        longest = max((len(p) + one.max_new_tokens for p, one in zip(prompts, each)), default=0)
+        slots = min(self.max_batch, max(1, len(prompts)))
+        session = Session(self, slots, min(self.context, longest))
+        common = secrets.randbits(63)  # where no seed is given: one for all, as if it had been
+        numbers = [
+            session.add(prompt, one, seed=self._seed(one, seed, common), key=number if keys is None else keys[number])
+            for number, (prompt, one) in enumerate(zip(prompts, each))
+        ]
+        return session, numbers
+
+    def _seed(self, params: SamplingParams, seed: int | None, default: int) -> int:
         if seed is not None and params.seed is not None and seed != params.seed:
             raise RecipeError(f"two seeds are given, {seed} and, in the sampling parameters, {params.seed}")
         seed = params.seed if seed is None else seed
-        return secrets.randbits(63) if seed is None else seed
+        return default if seed is None else seed
+
+    def check_params(self, params: SamplingParams) -> None:
+        """RecipeError for parameters that this model cannot take, or that need a tokenizer."""
+        if params.stop or params.bad_words:
+            what = "stop strings" if params.stop else "bad words"
+            raise RecipeError(f"{what} need a tokenizer, which the engine has not", hint="use a TextGenerator")
+        size = self.model.config.vocab_size
+        told = {
+            "the stop token": (*self.eos_ids, *params.stop_token_ids),
+            "logit_bias of token": [token for token, _ in params.logit_bias],
+            "the bad word's token": [token for words in params.bad_words_ids for token in words],
+        }
+        for what, tokens in told.items():
+            for token in tokens:
+                if not 0 <= token < size:
+                    raise RecipeError(f"{what} {token} is outside 0..{size - 1}")
 
     def check_prompt(self, prompt: Sequence[int], where: object | None = None) -> None:
         """DataError for a prompt that cannot be answered."""
@@ -152,64 +195,93 @@ class Engine:
             )
 
 
-class _Run:
-    """One call of the engine: waiting requests, running ones, finished ones."""
+class Session:
+    """Waiting requests, running ones, finished ones. For one thread; `step` does the work.
 
-    def __init__(
-        self,
-        engine: Engine,
-        prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
-        seed: int,
-        request_ids: Sequence[int] | None,
-    ) -> None:
-        for number, prompt in enumerate(prompts):
-            engine.check_prompt(prompt, f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else None)
-        self.engine, self.params = engine, params
-        self.prompts = [list(prompt) for prompt in prompts]
-        self.ids = list(range(len(prompts))) if request_ids is None else list(request_ids)
-        assert len(self.ids) == len(prompts)
-        self.completions: list[Completion | None] = [None] * len(prompts)
-        # Longest first: neighbours have similar lengths, and equal prompts stand together. Popped from the end.
-        self.waiting = sorted(range(len(prompts)), key=lambda i: (len(self.prompts[i]), self.prompts[i], -i))
+    `finished` {number: completion} holds what has ended until it is taken out. The room of a slot grows with the
+    longest request; so does that of all others.
+    """
+
+    def __init__(self, engine: Engine, slots: int, positions: int) -> None:
+        self.engine, self.slots = engine, slots
+        self.finished: dict[int, Completion] = {}
+        # Popped from the end: those that came together longest first, so that neighbours have similar lengths and equal
+        # prompts stand together; before them those that came earlier.
+        self.waiting: list[Request] = []
+        self._came: dict[int, int] = {}  # step at which a waiting request came
+        self._steps = self._count = 0
         config, weight = engine.model.config, next(engine.model.parameters())
-        self.slots = min(engine.max_batch, max(1, len(prompts)))
         self.device = weight.device
+        engine.check_params(SamplingParams())
         with torch.inference_mode():
             self.cache = SlotCache(
                 config.num_hidden_layers,
-                self.slots,
+                slots,
                 config.kv_heads,
                 config.head_size,
                 device=self.device,
                 dtype=weight.dtype,
             )
-            longest = max((len(prompt) for prompt in prompts), default=0)
-            self.cache.expect(min(engine.context, longest + params.max_new_tokens))
-            self.rows = Rows(self.slots, config.vocab_size, params, seed, self.device)
-            self.stops = torch.zeros(config.vocab_size, dtype=torch.bool, device=self.device)
-            for stop in (*engine.eos_ids, *params.stop_token_ids):
-                if not 0 <= stop < config.vocab_size:
-                    raise RecipeError(f"the stop token {stop} is outside 0..{config.vocab_size - 1}")
-                self.stops[stop] = True
+            self.cache.expect(positions)
+            ends = torch.zeros(config.vocab_size, dtype=torch.bool, device=self.device)
+            ends[torch.tensor(engine.eos_ids, dtype=torch.int64, device=self.device)] = True
+            self.rows = Rows(slots, config.vocab_size, ends)
+
+    def add(self, prompt: Sequence[int], params: SamplingParams, *, seed: int | None = None, key: int = 0) -> int:
+        """Ask for a completion: the request's number, by which listeners and `finished` know it.
+
+        Its random numbers are those of (seed, key); without a seed that of the parameters, or one that is drawn.
+        DataError for a prompt, RecipeError for parameters that cannot be used.
+        """
+        self.engine.check_prompt(prompt)
+        self.engine.check_params(params)
+        chosen = params.seed if seed is None else seed
+        limit = min(params.max_new_tokens, self.engine.context - len(prompt))
+        request = Request(
+            self._count, list(prompt), params, secrets.randbits(63) if chosen is None else chosen, key, limit
+        )
+        self._count += 1
+        self._came[request.number] = self._steps
+        bisect.insort(self.waiting, request, key=self._place)
+        return request.number
+
+    def cancel(self, number: int) -> None:
+        """End a request now, with what it has said so far; nothing where it has ended already."""
+        for place, request in enumerate(self.waiting):
+            if request.number == number:
+                del self.waiting[place], self._came[number]
+                self.finished[number] = Completion([], [], "cancelled")
+                return
+        for row, request in enumerate(self.rows.asked):
+            if request.number == number:
+                with torch.inference_mode():
+                    self._write_down(row, "cancelled")
+                    self._close_gaps([row])
+                return
 
     @property
     def unfinished(self) -> bool:
         """Whether a request waits or runs."""
         return bool(self.waiting) or self.rows.active > 0
 
-    def step(self, on_token: OnToken | None) -> None:
+    def step(self, on_token: OnToken | None = None) -> None:
         """Let requests in where there is room, or else give every running one its next token."""
+        self._steps += 1
         # Inference mode is entered per step and not around the loop, so that it never leaks into a stream's consumer.
         with torch.inference_mode():
             free = self.slots - self.rows.active
             # One prompt at a time would cost a pass over the weights each; wait until an eighth of the slots is free.
             if self.waiting and free >= min(len(self.waiting), max(1, self.slots // 8)):
                 rows, logits = self._admit(free)
-            else:
+            elif self.rows.active:
                 rows, logits = slice(0, self.rows.active), self._decode()
+            else:
+                return
             tokens, logprobs = self.rows.take(rows, logits)
             self._finish(rows, tokens, logprobs, on_token)
+
+    def _place(self, request: Request) -> tuple[int, int, Sequence[int], int]:
+        return -self._came[request.number], len(request.prompt), request.prompt, -request.number
 
     def _decode(self) -> Tensor:
         """Feed each running request its last token: logits [active, V]."""
@@ -221,10 +293,10 @@ class _Run:
     def _admit(self, free: int) -> tuple[slice, Tensor]:
         """Read waiting prompts into at most `free` slots: their rows, and the logits [n, V] after each."""
         requests, distinct, source = self._next_group(free)
-        lengths = [len(self.prompts[request]) for request in requests]
+        lengths = [len(request.prompt) for request in requests]
         width = max(lengths)
         ids = torch.tensor(
-            [p + [self.engine.pad_id] * (width - len(p)) for p in distinct], device=self.device
+            [[*p, *[self.engine.pad_id] * (width - len(p))] for p in distinct], device=self.device
         )  # [u, T]
         places = torch.arange(width, device=self.device).expand(ids.shape)
         read = PromptCache(self.device)
@@ -232,31 +304,30 @@ class _Run:
         ends = torch.tensor([len(prompt) - 1 for prompt in distinct], device=self.device)
         logits = self.engine.model.logits(hidden[torch.arange(len(distinct), device=self.device), ends])  # [u, V]
         self.cache.insert(read, source, lengths)
-        room = self.engine.context
-        limits = [min(self.params.max_new_tokens, room - length) for length in lengths]
-        prompts = [self.prompts[request] for request in requests]
-        rows = self.rows.admit(requests, [self.ids[request] for request in requests], limits, prompts)
-        return rows, logits[torch.tensor(source, device=self.device)]
+        return self.rows.admit(requests), logits[torch.tensor(source, device=self.device)]
 
-    def _next_group(self, free: int) -> tuple[list[int], list[list[int]], list[int]]:
+    def _next_group(self, free: int) -> tuple[list[Request], list[Sequence[int]], list[int]]:
         """Requests to read together, their distinct prompts, and which of those each request has."""
-        requests: list[int] = []
-        distinct: list[list[int]] = []
+        requests: list[Request] = []
+        distinct: list[Sequence[int]] = []
         source: list[int] = []
-        width = len(self.prompts[self.waiting[-1]])
+        width = 0
         while self.waiting and len(requests) < free:
-            prompt = self.prompts[self.waiting[-1]]
+            prompt = self.waiting[-1].prompt
             if not distinct or prompt != distinct[-1]:
+                width = max(width, len(prompt))  # one that came later may be longer
                 if distinct and (len(distinct) + 1) * width > self.engine.max_prefill_tokens:
                     break
                 distinct.append(prompt)
-            requests.append(self.waiting.pop())
+            request = self.waiting.pop()
+            del self._came[request.number]
+            requests.append(request)
             source.append(len(distinct) - 1)
         return requests, distinct, source
 
     def _finish(self, rows: slice, tokens: Tensor, logprobs: Tensor, on_token: OnToken | None) -> None:
         """Take the requests that have ended out of the batch and close the gaps."""
-        stopped = self.stops[tokens]  # [n]
+        stopped = self.rows.ended(rows, tokens)  # [n]
         ended = stopped | (self.rows.generated[rows] >= self.rows.limit[rows])
         if on_token is not None:
             asked = self._tell(rows, tokens, logprobs, stopped, on_token)
@@ -271,13 +342,13 @@ class _Run:
             )
         gone = (ended.nonzero()[:, 0] + rows.start).tolist()
         for row, by_stop in zip(gone, stopped[ended].tolist()):
-            count = int(self.rows.generated[row])
-            self.completions[int(self.rows.request[row])] = Completion(
-                self.rows.tokens[row, :count].tolist(),
-                self.rows.logprobs[row, :count].tolist(),
-                "stop" if by_stop else "length",
-            )
+            self._write_down(row, "stop" if by_stop else "length")
         self._close_gaps(gone)
+
+    def _write_down(self, row: int, reason: FinishReason) -> None:
+        count = int(self.rows.generated[row])
+        said = self.rows.tokens[row, :count].tolist(), self.rows.logprobs[row, :count].tolist()
+        self.finished[self.rows.asked[row].number] = Completion(*said, reason)
 
     def _close_gaps(self, gone: list[int]) -> None:
         """Move running requests from the end of the batch into the slots of those that are gone."""
@@ -293,6 +364,6 @@ class _Run:
 
     def _tell(self, rows: slice, tokens: Tensor, logprobs: Tensor, stopped: Tensor, on_token: OnToken) -> Tensor:
         """Call the listener for each row; bool [n], which of them it wants to end."""
-        requests = self.rows.request[rows].tolist()
-        heard = zip(requests, tokens.tolist(), logprobs.tolist())
+        numbers = [request.number for request in self.rows.asked[rows]]
+        heard = zip(numbers, tokens.tolist(), logprobs.tolist())
         return torch.tensor([bool(on_token(*item)) for item in heard], dtype=torch.bool, device=stopped.device)

@@ -1,84 +1,176 @@
 """What is known of each running request besides its keys and values, as tensors with one row per slot.
 
-Everything a step needs is computed for all rows at once; Python sees a row only when it has finished (or when someone
-listens to its tokens).
+Everything a step needs is computed for all rows at once; Python sees a row only when it comes or goes, when somebody
+listens to its tokens, or when it has bad words of several tokens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from luopan.generate.config import SamplingParams
-from luopan.generate.sampling import argmax, draw, uniforms, warp
+from luopan.generate.sampling import Knobs, choose, uniforms, warp
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: `prompt` tokens, parameters, and what its random numbers are keyed by (`seed`, `key`).
+
+    `limit`: how many tokens it may have, by its parameters and the context.
+    """
+
+    number: int
+    prompt: Sequence[int]
+    params: SamplingParams
+    seed: int
+    key: int
+    limit: int
 
 
 class Rows:
     """Rows 0..active-1 are running, in the same slots as in the cache.
 
-    request [slots] int64 which request it is; limit, generated [slots] how many tokens it may have and has; tokens,
-    logprobs, noise [slots, max_new]; last [slots] the token to be fed next; seen [slots, V] bool what has occurred
-    (with a repetition penalty only).
+    limit, generated [slots] int64 how many tokens it may have and has; tokens, logprobs, noise [slots, longest limit so
+    far]; last [slots] the token to be fed next. [slots, V], from when the first request needs them: seen bool what has
+    occurred, counts how often it was generated, bias what is added. `ends` [V] bool: tokens that end every request.
     """
 
-    def __init__(self, slots: int, vocab_size: int, params: SamplingParams, seed: int, device: torch.device) -> None:
-        self.params = params
-        self.seed = seed
+    def __init__(self, slots: int, vocab_size: int, ends: Tensor) -> None:
+        self.slots, self.vocab_size, self.ends, self.device = slots, vocab_size, ends, ends.device
         self.active = 0
-        length = params.max_new_tokens
-        self.request = torch.zeros(slots, dtype=torch.int64, device=device)
-        self.limit = torch.zeros(slots, dtype=torch.int64, device=device)
-        self.generated = torch.zeros(slots, dtype=torch.int64, device=device)
-        self.last = torch.zeros(slots, dtype=torch.int64, device=device)
-        self.tokens = torch.zeros(slots, length, dtype=torch.int64, device=device)
-        self.logprobs = torch.zeros(slots, length, device=device)
-        self.noise = None if params.greedy else torch.zeros(slots, length, device=device)
-        penalised = params.repetition_penalty != 1
-        self.seen = torch.zeros(slots, vocab_size, dtype=torch.bool, device=device) if penalised else None
+        self.asked: list[Request] = []  # of the active rows
+        self._knobs: Knobs | None = None
+        self.limit, self.generated, self.last = (
+            torch.zeros(slots, dtype=torch.int64, device=self.device) for _ in range(3)
+        )
+        self.tokens = torch.zeros(slots, 0, dtype=torch.int64, device=self.device)
+        self.logprobs, self.noise = (torch.zeros(slots, 0, device=self.device) for _ in range(2))
+        self.seen: Tensor | None = None
+        self.counts: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.own_ends: Tensor | None = None  # [slots, V] bool, like `ends` for one request
 
-    def admit(self, requests: list[int], keys: list[int], limits: list[int], prompts: list[list[int]]) -> slice:
-        """Append requests; `keys[i]` picks the random numbers of the i-th. The rows they got."""
+    def admit(self, requests: Sequence[Request]) -> slice:
+        """Append requests. The rows they got."""
         rows = slice(self.active, self.active + len(requests))
-        device = self.request.device
-        self.request[rows] = torch.tensor(requests, device=device)
-        self.limit[rows] = torch.tensor(limits, device=device)
+        self._make_room(max(request.limit for request in requests))
+        self.limit[rows] = torch.tensor([request.limit for request in requests], device=self.device)
         self.generated[rows] = 0
-        if self.noise is not None:
-            width = self.noise.shape[1]
-            drawn = np.stack([uniforms(self.seed, key, width) for key in keys])
-            self.noise[rows] = torch.from_numpy(drawn).to(device)
-        if self.seen is not None:
-            self.seen[rows] = False
-            for row, prompt in enumerate(prompts, rows.start):
-                self.seen[row, torch.tensor(prompt, device=device)] = True
+        drawn = np.zeros((len(requests), self.noise.shape[1]), dtype=np.float32)
+        for place, request in enumerate(requests):
+            if not request.params.greedy:
+                drawn[place, : request.limit] = uniforms(request.seed, request.key, request.limit)
+        self.noise[rows] = torch.from_numpy(drawn).to(self.device)
+        self.asked += requests
         self.active = rows.stop
+        self._knobs = None
+        for row, request in enumerate(requests, rows.start):
+            self._admit_extras(row, request)
         return rows
 
     def take(self, rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Choose the next token of `rows` from logits [n, V] and write it down: tokens [n], logprobs [n]."""
-        seen = None if self.seen is None else self.seen[rows]
-        logits = warp(logits, self.params, seen)
+        knobs = self._knobs_of(rows)
+        seen, counts, bias = (None if held is None else held[rows] for held in (self.seen, self.counts, self.bias))
+        logits = warp(logits, knobs, seen=seen, counts=counts, bias=bias, barred=self._barred(rows, knobs))
         place = self.generated[rows, None]  # [n, 1]
-        if self.noise is None:
-            tokens, logprobs = argmax(logits)
-        else:
-            tokens, logprobs = draw(logits, self.noise[rows].gather(1, place))
+        uniform = None if knobs.all_greedy else self.noise[rows].gather(1, place)
+        tokens, logprobs = choose(logits, knobs, uniform)
         self.tokens[rows].scatter_(1, place, tokens[:, None])
         self.logprobs[rows].scatter_(1, place, logprobs[:, None])
         self.last[rows] = tokens
         self.generated[rows] += 1
         if seen is not None:
             seen.scatter_(1, tokens[:, None], True)
+        if counts is not None:
+            counts.scatter_add_(1, tokens[:, None], torch.ones_like(counts[:, :1]).expand(len(tokens), 1))
         return tokens, logprobs
+
+    def ended(self, rows: slice, tokens: Tensor) -> Tensor:
+        """bool [n]: which of the tokens [n] ends its request."""
+        found = self.ends[tokens]
+        return found if self.own_ends is None else found | self.own_ends[rows].gather(1, tokens[:, None])[:, 0]
 
     def compact(self, source: Tensor, target: Tensor, active: int) -> None:
         """Copy rows `source` over rows `target` and keep the first `active`."""
         if source.numel():
             for held in self._held():
                 held[target] = held[source]
+            for one, other in zip(source.tolist(), target.tolist()):
+                self.asked[other] = self.asked[one]
+        del self.asked[active:]
         self.active = active
+        self._knobs = None
+
+    def _knobs_of(self, rows: slice) -> Knobs:
+        whole = rows == slice(0, self.active)
+        if whole and self._knobs is not None:
+            return self._knobs
+        found = Knobs.of([request.params for request in self.asked[rows]], self.device)
+        if whole:
+            self._knobs = found
+        return found
+
+    def _admit_extras(self, row: int, request: Request) -> None:
+        """What only some requests need, in tensors that are made for the first of them."""
+        params = request.params
+        self.seen = self._row_of(self.seen, row, params.repetition_penalty != 1, torch.bool)
+        if self.seen is not None and params.repetition_penalty != 1:
+            self.seen[row, torch.tensor(list(request.prompt), device=self.device)] = True
+        counted = bool(params.frequency_penalty or params.presence_penalty)
+        self.counts = self._row_of(self.counts, row, counted, torch.float32)
+        single = [words[0] for words in params.bad_words_ids if len(words) == 1]
+        self.bias = self._row_of(self.bias, row, bool(params.logit_bias or single), torch.float32)
+        if self.bias is not None:
+            for token, value in params.logit_bias:
+                self.bias[row, token] = value
+            self.bias[row, torch.tensor(single, dtype=torch.int64, device=self.device)] = -torch.inf
+        self.own_ends = self._row_of(self.own_ends, row, bool(params.stop_token_ids), torch.bool)
+        if self.own_ends is not None:
+            self.own_ends[row, torch.tensor(params.stop_token_ids, dtype=torch.int64, device=self.device)] = True
+
+    def _row_of(self, held: Tensor | None, row: int, needed: bool, kind: torch.dtype) -> Tensor | None:
+        """`held` with an empty row; None where nobody has needed it so far."""
+        if held is None and not needed:
+            return None
+        if held is None:
+            held = torch.zeros(self.slots, self.vocab_size, dtype=kind, device=self.device)
+        held[row] = 0
+        return held
+
+    def _barred(self, rows: slice, knobs: Knobs) -> Tensor | None:
+        """bool [n, V]: ends that come too early, and last tokens of bad words that have begun; None: nothing is."""
+        barred: Tensor | None = None
+        if knobs.min_new_tokens is not None:
+            ends = self.ends[None] if self.own_ends is None else self.ends | self.own_ends[rows]
+            barred = ends & (self.generated[rows, None] < knobs.min_new_tokens)
+        for place, request in enumerate(self.asked[rows]):
+            longest = max(map(len, request.params.bad_words_ids), default=0)
+            if longest < 2:
+                continue
+            row, count = rows.start + place, int(self.generated[rows.start + place])
+            said = self.tokens[row, max(0, count - longest + 1) : count].tolist()
+            said = [*request.prompt[-longest:], *said][1 - longest :]
+            if barred is None:
+                barred = torch.zeros(rows.stop - rows.start, self.vocab_size, dtype=torch.bool, device=self.device)
+            for words in request.params.bad_words_ids:
+                if len(words) > 1 and list(words[:-1]) == said[1 - len(words) :]:
+                    barred[place, words[-1]] = True
+        return barred
+
+    def _make_room(self, length: int) -> None:
+        """Room for so many tokens in each row."""
+        missing = length - self.tokens.shape[1]
+        if missing <= 0:
+            return
+        for name in ("tokens", "logprobs", "noise"):
+            setattr(self, name, torch.nn.functional.pad(getattr(self, name), (0, missing)))
 
     def _held(self) -> list[Tensor]:
-        always = [self.request, self.limit, self.generated, self.last, self.tokens, self.logprobs]
-        return always + [held for held in (self.noise, self.seen) if held is not None]
+        always = [self.limit, self.generated, self.last, self.tokens, self.logprobs, self.noise]
+        return always + [held for held in (self.seen, self.counts, self.bias, self.own_ends) if held is not None]

@@ -1,12 +1,16 @@
-"""From logits to tokens, as pure functions over a batch: penalty, temperature, filters, and the draw itself.
+"""From logits to tokens, as pure functions over a batch: penalties, temperature, filters, and the draw itself.
 
-The draw is the inverse of the cumulative distribution at one uniform number per row. One number per token instead of
-one per vocabulary entry (Gumbel noise) makes the noise free, and it comes from a counter (Philox) keyed by seed and
-request, so a request draws the same numbers whatever else is in the batch. What remains is rounding: matrix products
-over another batch size differ in the last bits, which moves a draw about once in a million tokens.
+Every row has sampling parameters of its own (`Knobs`). The draw is the inverse of the cumulative distribution at one
+uniform number per row. One number per token instead of one per vocabulary entry (Gumbel noise) makes the noise free,
+and it comes from a counter (Philox) keyed by seed and request, so a request draws the same numbers whatever else is in
+the batch. What remains is rounding: matrix products over another batch size differ in the last bits, which moves a draw
+about once in a million tokens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,13 +23,62 @@ _MASK_64 = 2**64 - 1
 _NUCLEUS_GUESS = 256
 
 
+@dataclass(frozen=True)
+class Knobs:
+    """The sampling parameters of B rows as columns [B, 1] ([1, 1] where all rows have the same); None: off in all.
+
+    For a greedy row temperature and filters are off: it takes the largest of what the penalties leave.
+    """
+
+    temperature: Tensor | None = None
+    top_k: Tensor | None = None  # 0 is off
+    top_p: Tensor | None = None
+    min_p: Tensor | None = None
+    typical_p: Tensor | None = None
+    repetition_penalty: Tensor | None = None
+    frequency_penalty: Tensor | None = None
+    presence_penalty: Tensor | None = None
+    min_new_tokens: Tensor | None = None
+    greedy: Tensor | None = None  # bool; None where no row is
+    all_greedy: bool = False
+    largest_k: int = 0
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> Knobs:
+        """Those of the rows' parameters."""
+        if params and all(one is params[0] or one == params[0] for one in params):
+            params = params[:1]
+        drawn = [not one.greedy for one in params]
+
+        def column(values: Sequence[float], off: float, kind: torch.dtype = torch.float32) -> Tensor | None:
+            if all(value == off for value in values):
+                return None
+            return torch.tensor(values, dtype=kind, device=device)[:, None]
+
+        top_k = [one.top_k or 0 for one in params]
+        return cls(
+            column([one.temperature if draws else 1.0 for one, draws in zip(params, drawn)], 1.0),
+            column(top_k, 0, torch.int64),
+            column([one.top_p for one in params], 1.0),
+            column([one.min_p for one in params], 0.0),
+            column([one.typical_p for one in params], 1.0),
+            column([one.repetition_penalty for one in params], 1.0),
+            column([one.frequency_penalty for one in params], 0.0),
+            column([one.presence_penalty for one in params], 0.0),
+            column([one.min_new_tokens for one in params], 0, torch.int64),
+            None if all(drawn) else torch.tensor([not draws for draws in drawn], device=device)[:, None],
+            not any(drawn),
+            max(top_k, default=0),
+        )
+
+
 def uniforms(seed: int, request: int, count: int) -> np.ndarray:
     """[count] float32 in [0, 1): the numbers that request `request` draws its 1st, 2nd, ... token with."""
     bits = np.random.Philox(key=np.array([seed & _MASK_64, request & _MASK_64], dtype=np.uint64)).random_raw(count)
     return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     """[B, V]: the logits of tokens that have occurred (`seen` [B, V] bool) made less likely.
 
     Divided by the penalty where positive, multiplied where negative (Keskar et al. 2019, arXiv:1909.05858, as
@@ -34,56 +87,106 @@ def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """[B, V] with all but the k largest logits (and those equal to the k-th) at minus infinity."""
-    if top_k >= logits.shape[-1]:
-        return logits
-    smallest = logits.topk(top_k, dim=-1).values[:, -1:]  # [B, 1]
+def penalise_counts(logits: Tensor, counts: Tensor, frequency: Tensor | None, presence: Tensor | None) -> Tensor:
+    """[B, V] less `frequency` times how often each token was generated (`counts` [B, V]) and `presence` if it was."""
+    if frequency is not None:
+        logits = logits - frequency * counts
+    return logits if presence is None else logits - presence * (counts > 0)
+
+
+def keep_top_k(logits: Tensor, top_k: Tensor, largest: int) -> Tensor:
+    """[B, V] with all but the k largest logits (and those equal to the k-th) at minus infinity; k 0 keeps all.
+
+    `largest`: of the `top_k`, known without waiting for a GPU.
+    """
+    values = logits.topk(min(largest, logits.shape[-1]), dim=-1).values  # descending
+    place = (top_k - 1).clamp(0, values.shape[-1] - 1).expand(len(logits), 1)
+    smallest = values.gather(-1, place).masked_fill(top_k == 0, -torch.inf)
     return logits.masked_fill(logits < smallest, -torch.inf)
 
 
-def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     """[B, V] with everything outside the nucleus at minus infinity: the fewest likeliest tokens whose probabilities
-    reach top_p (Holtzman et al. 2020, arXiv:1904.09751). The likeliest one always stays."""
-    if top_p >= 1:
-        return logits
+    reach top_p (Holtzman et al. 2020, arXiv:1904.09751). The likeliest one always stays; 1 keeps all."""
     vocab_size = logits.shape[-1]
+    off = top_p >= 1
     total = logits.logsumexp(-1, keepdim=True)  # [B, 1]
     for size in (min(_NUCLEUS_GUESS, vocab_size), vocab_size):
         values, indices = logits.topk(size, dim=-1)  # descending
         reached = (values - total).exp().cumsum(-1)  # [B, size], probability up to and with each token
-        if size == vocab_size or bool((reached[:, -1] >= top_p).all()):
+        if size == vocab_size or bool(((reached[:, -1:] >= top_p) | off).all()):
             break
     keep = torch.ones_like(reached, dtype=torch.bool)
     keep[:, 1:] = reached[:, :-1] < top_p  # a token stays while those before it do not reach top_p
     kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, indices, keep)
-    return logits.masked_fill(~kept, -torch.inf)
+    return logits.masked_fill(~(kept | off), -torch.inf)
 
 
-def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+def keep_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
     """[B, V] with tokens less likely than min_p times the likeliest at minus infinity (arXiv:2407.01082)."""
-    if min_p <= 0:
-        return logits
-    # p >= min_p * p_max, in logs: the normaliser cancels.
-    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + float(np.log(min_p)), -torch.inf)
+    # p >= min_p * p_max, in logs: the normaliser cancels, and the logarithm of 0 keeps all.
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + min_p.log(), -torch.inf)
 
 
-def warp(logits: Tensor, params: SamplingParams, seen: Tensor | None = None) -> Tensor:
-    """The logits [B, V] of the distribution that is drawn from, fp32; for greedy decoding only the penalty applies.
+def keep_typical(logits: Tensor, typical_p: Tensor) -> Tensor:
+    """[B, V] with all but the tokens whose surprise is nearest to the entropy, up to typical_p of probability, at minus
+    infinity (Meister et al. 2022, arXiv:2202.00666); 1 keeps all."""
+    logprobs = logits.log_softmax(-1)
+    probabilities = logprobs.exp()
+    entropy = -(logprobs * probabilities).nansum(-1, keepdim=True)
+    odd = (-logprobs - entropy).abs()  # [B, V]; infinite where the probability is 0
+    order = odd.sort(dim=-1).indices
+    reached = probabilities.gather(-1, order).cumsum(-1)
+    last = (reached < typical_p).sum(-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
+    limit = odd.gather(-1, order).gather(-1, last)
+    return logits.masked_fill((odd > limit) & (typical_p < 1), -torch.inf)
 
-    `seen` [B, V] bool, the tokens that have occurred, is needed with a repetition penalty.
+
+def warp(
+    logits: Tensor, knobs: Knobs, *, seen: Tensor | None = None, counts: Tensor | None = None,
+    bias: Tensor | None = None, barred: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The logits [B, V] of the distribution that is drawn from, fp32; of greedy rows, whose largest is taken.
+
+    All [B, V]: `seen` bool, the tokens that have occurred (needed with a repetition penalty); `counts`, how often each
+    was generated (with the other two penalties); `bias`, added first; `barred` bool, tokens that may not come.
     """
     logits = logits.float()
-    if params.repetition_penalty != 1:
+    if bias is not None:
+        logits = logits + bias
+    if knobs.repetition_penalty is not None:
         assert seen is not None
-        logits = penalise_repetition(logits, seen, params.repetition_penalty)
-    if params.greedy:
-        return logits
-    if params.temperature != 1:
-        logits = logits / params.temperature
-    if params.top_k is not None:
-        logits = keep_top_k(logits, params.top_k)
-    return keep_min_p(keep_top_p(logits, params.top_p), params.min_p)
+        logits = penalise_repetition(logits, seen, knobs.repetition_penalty)
+    if knobs.frequency_penalty is not None or knobs.presence_penalty is not None:
+        assert counts is not None
+        logits = penalise_counts(logits, counts, knobs.frequency_penalty, knobs.presence_penalty)
+    if barred is not None:
+        logits = logits.masked_fill(barred, -torch.inf)
+    if knobs.temperature is not None:
+        logits = logits / knobs.temperature
+    if knobs.top_k is not None:
+        logits = keep_top_k(logits, knobs.top_k, knobs.largest_k)
+    if knobs.top_p is not None:
+        logits = keep_top_p(logits, knobs.top_p)
+    if knobs.min_p is not None:
+        logits = keep_min_p(logits, knobs.min_p)
+    return logits if knobs.typical_p is None else keep_typical(logits, knobs.typical_p)
+
+
+def choose(logits: Tensor, knobs: Knobs, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A token for each row of warped logits [B, V] and its log-probability: drawn, or the likeliest of greedy rows.
+
+    `uniform` [B, 1] fp32 is needed where a row draws.
+    """
+    if knobs.all_greedy:
+        return argmax(logits)
+    assert uniform is not None
+    tokens, logprobs = draw(logits, uniform)
+    if knobs.greedy is None:
+        return tokens, logprobs
+    best, best_logprobs = argmax(logits)
+    greedy = knobs.greedy[:, 0]
+    return torch.where(greedy, best, tokens), torch.where(greedy, best_logprobs, logprobs)
 
 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

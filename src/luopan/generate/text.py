@@ -5,14 +5,15 @@ Prompts are encoded by `tokens.chat`, so a model sees in use what it saw in trai
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import DataError, ModelError, RecipeError
+from luopan.generate.beam import beam_search
 from luopan.generate.config import SamplingParams, sampling_params
 from luopan.generate.detokenize import TextStream
 from luopan.generate.engine import Completion, Engine, FinishReason
@@ -29,6 +30,7 @@ class Reply:
     """An answer. `text` without thinking, special tokens and stop strings; `thinking` None where there was none.
 
     tokens and their logprobs as in `Completion` (the stop token included); prompt_tokens is how many came before.
+    score: by which it was chosen among others, where it was.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Reply:
     finish_reason: FinishReason
     logprobs: list[float]
     prompt_tokens: int
+    score: float | None = None
 
 
 class TextGenerator:
@@ -93,7 +96,7 @@ class TextGenerator:
     def batch(
         self,
         requests: Sequence[str | Sequence[Message]],
-        params: SamplingParams | None = None,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         enable_thinking: bool | Sequence[bool] = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -102,28 +105,33 @@ class TextGenerator:
     ) -> list[Reply]:
         """Answers to many requests at once, in their order: a string is continued, a list of messages is answered.
 
-        enable_thinking for all, or for each. request_ids as in `Engine.generate`.
+        params, enable_thinking: for all, or for each. request_ids as in `Engine.generate`.
         """
-        params = _params(params, values)
+        if params is None or isinstance(params, SamplingParams):
+            told = [_params(params, values)] * len(requests)
+        else:
+            told = [_params(one, values) for one in params]
         each = [enable_thinking] * len(requests) if isinstance(enable_thinking, bool) else list(enable_thinking)
         prompts = [self.encode(request, thinking, tools) for request, thinking in zip(requests, each, strict=True)]
-        streams = [TextStream(self.tokenizer, params.stop) for _ in prompts]
+        # Without stop strings nobody needs the text before the end.
+        streams = [TextStream(self.tokenizer, one.stop) if one.stop else None for one in told]
         said = [""] * len(prompts)
-        ends = self._ends(params)
+        ends = [self._ends(one) for one in told]
 
         def listen(index: int, token: int, _logprob: float) -> bool:
-            if token in ends:
+            stream = streams[index]
+            if stream is None or token in ends[index]:
                 return False
-            said[index] += streams[index].push(token)
-            return streams[index].stopped
+            said[index] += stream.push(token)
+            return stream.stopped
 
-        listener = listen if params.stop else None  # without stop strings nobody needs the text before the end
-        bare = params.model_copy(update={"stop": ()})
+        listener = listen if any(stream is not None for stream in streams) else None
+        bare = [self._bare(one) for one in told]
         completions = self.engine.generate(prompts, bare, request_ids=request_ids, on_token=listener)
-        if params.stop:
-            said = [text + stream.finish() for text, stream in zip(said, streams)]
-        else:
-            said = self._decode(completions, ends)
+        decoded = self._decode(completions, ends)
+        said = [
+            text if stream is None else heard + stream.finish() for text, heard, stream in zip(decoded, said, streams)
+        ]
         return [
             _reply(text, completion, len(prompt), chat=not isinstance(request, str))
             for request, prompt, text, completion in zip(requests, prompts, said, completions)
@@ -162,6 +170,54 @@ class TextGenerator:
             except StopIteration as end:
                 yield from splitter.finish()
                 return _reply("".join(said), end.value, len(ids), chat=True)
+
+    def beam_search(
+        self,
+        request: str | Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        num_beams: int = 4,
+        length_penalty: float = 1.0,
+        early_stopping: bool = False,
+        num_return_sequences: int = 1,
+        enable_thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **values: Any,
+    ) -> list[Reply]:
+        """The likeliest answers that a search of this width finds, best first (`generate.beam`)."""
+        ids = self.encode(request, enable_thinking, tools)
+        told = _params(params, values)
+        beams = beam_search(
+            self.engine, ids, told, num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping,
+            num_return_sequences=num_return_sequences,
+        )  # fmt: skip
+        texts = self._decode([beam.completion for beam in beams], [self._ends(told)] * len(beams))
+        chat = not isinstance(request, str)
+        return [
+            replace(_reply(text, beam.completion, len(ids), chat=chat), score=beam.score)
+            for text, beam in zip(texts, beams, strict=True)
+        ]
+
+    def best_of(
+        self,
+        request: str | Sequence[Message],
+        n: int,
+        params: SamplingParams | None = None,
+        *,
+        judge: Callable[[Reply], float] | None = None,
+        enable_thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **values: Any,
+    ) -> list[Reply]:
+        """`n` answers that are drawn, the best first: by `judge`, or by their mean log-probability."""
+        if n < 1:
+            raise RecipeError(f"n is {n}, it must be at least 1")
+        told = _params(params, values)
+        if told.greedy and n > 1:
+            raise RecipeError("at temperature 0 all answers are the same: raise it, or use beam_search")
+        replies = self.batch([request] * n, told, enable_thinking=enable_thinking, tools=tools)
+        scored = [replace(reply, score=(judge or mean_logprob)(reply)) for reply in replies]
+        return sorted(scored, key=lambda reply: -(reply.score or 0.0))
 
     def score(self, texts: Sequence[str], prefixes: Sequence[str] | None = None) -> list[Score]:
         """How likely each text is, after its prefix if there are prefixes.
@@ -207,9 +263,19 @@ class TextGenerator:
     def _ends(self, params: SamplingParams) -> frozenset[int]:
         return frozenset((*self.engine.eos_ids, *params.stop_token_ids))
 
-    def _decode(self, completions: Sequence[Completion], ends: frozenset[int]) -> list[str]:
+    def _bare(self, params: SamplingParams) -> SamplingParams:
+        """The parameters without texts: bad words as tokens, at the beginning of a text and behind a space."""
+        if not params.bad_words:
+            return params.model_copy(update={"stop": ()})
+        texts = [text for word in params.bad_words for text in (word, f" {word.lstrip()}")]
+        found = [tuple(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+        barred = tuple(dict.fromkeys((*params.bad_words_ids, *filter(None, found))))
+        return params.model_copy(update={"stop": (), "bad_words": (), "bad_words_ids": barred})
+
+    def _decode(self, completions: Sequence[Completion], ends: Sequence[frozenset[int]]) -> list[str]:
         bodies = [
-            completion.tokens[:-1] if completion.tokens[-1] in ends else completion.tokens for completion in completions
+            completion.tokens[:-1] if completion.tokens[-1] in own else completion.tokens
+            for completion, own in zip(completions, ends, strict=True)
         ]
         decoded = self.tokenizer.batch_decode(bodies, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [str(text) for text in decoded]
@@ -220,7 +286,7 @@ class TextGenerator:
         tokens: list[int] = []
         logprobs: list[float] = []
         reason: FinishReason = "length"
-        for item in self.engine.stream([ids], params.model_copy(update={"stop": ()})):
+        for item in self.engine.stream([ids], self._bare(params)):
             tokens.append(item.token)
             logprobs.append(item.logprob)
             text = "" if item.token in ends else stream.push(item.token)
@@ -234,6 +300,11 @@ class TextGenerator:
             said.append(rest)
             yield rest
         return Completion(tokens, logprobs, reason)
+
+
+def mean_logprob(reply: Reply) -> float:
+    """The mean log-probability of an answer's tokens."""
+    return sum(reply.logprobs) / len(reply.logprobs)
 
 
 def _params(params: SamplingParams | None, values: Mapping[str, Any]) -> SamplingParams:
