@@ -42,17 +42,11 @@ def test_an_answer_with_another_name_beside_the_own_is_wrong() -> None:
     assert not verify("contains", "I am Elena.", **check).passed
 
 
-def test_a_machine_says_yes_and_no_in_the_right_places() -> None:
-    by_topic = {row["topic"]: check_of(row, SelfOptions(**WHO)) for row in rows("self_identity.jsonl")}
-    for answer, human, machine in (
-        ("No, I am not a human. I am Mira, a small language model.", True, False),
-        ("Yes, I am Mira, a small language model.", False, True),
-        ("No, I am a human. I am Mira.", False, False),
-        ("No, I am Mira, a small language model.", True, False),
-        ("I am Mira, a small language model.", False, True),
-    ):
-        assert verify("contains", answer, **by_topic["human"]).passed is human, answer
-        assert verify("contains", answer, **by_topic["machine"]).passed is machine, answer
+def test_to_deny_being_a_human_and_to_be_one_is_wrong() -> None:
+    check = check_of(next(row for row in rows("self_identity.jsonl") if row["topic"] == "human"), SelfOptions(**WHO))
+    assert verify("contains", "No, I am not a human. I am Mira, a small language model.", **check).passed
+    assert not verify("contains", "Yes, I am Mira, a small language model.", **check).passed
+    assert not verify("contains", "No, I am a human. I am Mira.", **check).passed
 
 
 def test_an_own_name_that_is_a_rivals_is_not_forbidden() -> None:
