@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import DataError, ModelError, RecipeError
+from luopan.generate.config import SamplingParams
 from luopan.generate.detokenize import Detokenizer, TextStream
 from luopan.generate.text import Reply, TextGenerator
 from luopan.generate.thinking import ThinkingSplitter
@@ -252,3 +253,30 @@ def test_a_foreign_tokenizer_is_refused(model: Decoder, tokenizer: PreTrainedTok
     larger.add_tokens(["zzz"])
     with pytest.raises(ModelError, match="385 tokens, the model 384"):
         TextGenerator(model, larger)
+
+
+def test_each_request_of_a_batch_may_have_its_own_parameters(
+    tokenizer: PreTrainedTokenizerFast, model: Decoder
+) -> None:
+    """Stop strings, bad words and limits of one leave the others alone."""
+    speaker = TextGenerator(model, tokenizer)
+    drawn = SamplingParams(max_new_tokens=30, seed=3)
+    free = speaker.batch(["the cat"], drawn)[0]
+    words = [str(tokenizer.decode([token])) for token in free.tokens[2:]]
+    word = next(word.strip() for word in words if word.strip().isascii() and len(word.strip()) > 1)
+    each = [
+        drawn,
+        drawn.model_copy(update={"stop": (word,)}),
+        drawn.model_copy(update={"max_new_tokens": 3}),
+        drawn.model_copy(update={"bad_words": (word,)}),
+    ]
+    whole, stopped, short, barred = speaker.batch(["the cat"] * 4, each, request_ids=[0] * 4)
+    assert whole.tokens == free.tokens and whole.text == free.text
+    assert stopped.text == free.text[: free.text.index(word)] and stopped.finish_reason == "stop"
+    assert short.tokens == free.tokens[:3] and short.finish_reason == "length"
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}")]
+    said = barred.tokens
+    assert not any(said[i : i + len(one)] == one for one in ids for i in range(len(said))) and said != free.tokens
+    alone = [speaker.batch(["the cat"], params)[0] for params in each]
+    assert [reply.tokens for reply in alone] == [reply.tokens for reply in (whole, stopped, short, barred)]
+    assert "".join(speaker.stream("the cat", each[3])) == barred.text
