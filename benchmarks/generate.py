@@ -1,12 +1,14 @@
 """Sampling speed, side by side with transformers.generate on the same weights.
 
-    python benchmarks/generate.py [--hidden-size 128 --layers 3 ...] [--batch 1 16 128] [--threads 1]
+    python benchmarks/generate.py [--shape 5.5M | 135M | --hidden-size 128 --layers 3 ...] [--batch 1 16 128]
+                                  [--ragged] [--threads 1]
 
-Both sample at temperature 1 without filters from prompts of --prompt-tokens tokens, and both are made to write exactly
---new-tokens. The two are timed in turn and the median of the ratios of neighbouring pairs is reported, so that a
-machine that is busy at times is unfair to neither. "shared" gives every eight requests one prompt, as groups of
-rollouts have; transformers reads each of them, we read it once. Only sampled tokens count; reading the prompts is in
-the time. The C library's allocator is tuned for both, as the command line does it.
+Both sample at temperature 1 without filters from prompts of --prompt-tokens tokens (--ragged: of an eighth of that to
+all of it, padded on the left for transformers), and both are made to write exactly --new-tokens. The two are timed in
+turn and the median of the ratios of neighbouring pairs is reported, so that a machine that is busy at times is unfair
+to neither. "shared" gives every eight requests one prompt, as groups of rollouts have; transformers reads each of them,
+we read it once. Only sampled tokens count; reading the prompts is in the time. The C library's allocator is tuned for
+both, as the command line does it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from turns import SHAPES, model_config
 
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
@@ -33,16 +36,20 @@ def main() -> None:
     options = parse()
     tune_allocator()
     torch.set_num_threads(options.threads)
-    model = Decoder(
-        ModelConfig(
+    length = options.prompt_tokens + options.new_tokens
+    if options.shape:
+        config = model_config(options.shape, length)
+        options.vocab_size = config.vocab_size
+    else:
+        config = ModelConfig(
             vocab_size=options.vocab_size,
             hidden_size=options.hidden_size,
             intermediate_size=options.intermediate_size,
             num_hidden_layers=options.layers,
             num_attention_heads=options.heads,
-            max_position_embeddings=options.prompt_tokens + options.new_tokens,
+            max_position_embeddings=length,
         )
-    ).eval()
+    model = Decoder(config).eval()
     peer = load_peer(model)
     print(
         f"{model.config.num_parameters() / 1e6:.2f}M parameters, torch {torch.__version__}, {options.threads} threads"
@@ -76,8 +83,11 @@ def seconds(function: Callable[[], None]) -> float:
 
 def make_prompts(batch: int, options: argparse.Namespace, shared: bool) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(options.vocab_size, (batch, options.prompt_tokens), generator=generator).tolist()
-    return [ids[i // 8 * 8 if shared else i] for i in range(batch)]
+    longest = options.prompt_tokens
+    ids = torch.randint(options.vocab_size, (batch, longest), generator=generator).tolist()
+    shortest = longest // 8 if options.ragged else longest
+    lengths = torch.randint(shortest, longest + 1, (batch,), generator=generator).tolist()
+    return [ids[j][: lengths[j]] for j in (i // 8 * 8 if shared else i for i in range(batch))]
 
 
 def run_ours(model: Decoder, prompts: list[list[int]], options: argparse.Namespace) -> None:
@@ -87,11 +97,13 @@ def run_ours(model: Decoder, prompts: list[list[int]], options: argparse.Namespa
 
 
 def run_theirs(peer: Any, prompts: list[list[int]], options: argparse.Namespace) -> None:
-    ids = torch.tensor(prompts)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     with torch.inference_mode():
         out = peer.generate(
             ids,
-            attention_mask=torch.ones_like(ids),
+            attention_mask=mask,
             do_sample=True,
             temperature=1.0,
             top_k=0,
@@ -125,6 +137,8 @@ def parse() -> argparse.Namespace:
         ("rounds", 9),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--shape", choices=SHAPES, help="instead of the sizes one by one")
+    parser.add_argument("--ragged", action="store_true", help="prompts of different lengths")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 128])
     return parser.parse_args()
 

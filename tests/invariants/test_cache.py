@@ -141,8 +141,8 @@ def test_requests_that_come_and_go_do_not_disturb_the_others(variant: str) -> No
         active = len(keep)
         target = [row for row in range(active) if row not in keep]
         source = [row for row in keep if row >= active]
-        longest = max((places[row] + 1 for row in keep), default=0)
-        cache.compact(torch.tensor(source, dtype=torch.long), torch.tensor(target, dtype=torch.long), active, longest)
+        cache.compact(source, target, active)
+        assert cache.longest == max((places[row] + 1 for row in keep), default=0)
         moved = dict(zip(target, source))
         running = [running[moved.get(row, row)] for row in range(active)]
     assert compared > 250

@@ -7,6 +7,7 @@ what attention reads is a view and never a copy. Prompts are read (several at on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -59,6 +60,8 @@ class SlotCache:
         self._unbind()
         self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
         self.active = 0
+        self._behind: list[int] = []  # how far each active slot is behind the longest; all 0: one copy does for all
+        self._even = True
         self.longest = 0  # of the active slots; kept here because reading it back from `lengths` would wait for a GPU
         self._rows = torch.arange(slots, device=device)
         self._columns = torch.arange(0, device=device)
@@ -102,12 +105,18 @@ class SlotCache:
             first = last
         self.lengths[self.active : first] = torch.tensor(lengths, device=self.lengths.device)
         self.active = first
-        self.longest = max(self.longest, *lengths)
+        held = [self.longest - behind for behind in self._behind] + lengths
+        self.longest = max(held)
+        self._note(held)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write one token's keys and values [B, Hkv, 1, D] per active slot; views [B, Hkv, S, D] of all held."""
         count, reach = self.active, self.longest + 1
         held_keys, held_values = self._keys[layer], self._values[layer]
+        if self._even:  # a slice costs a fifth of an index
+            held_keys[:count, :, self.longest : reach] = keys
+            held_values[:count, :, self.longest : reach] = values
+            return held_keys[:count, :, :reach], held_values[:count, :, :reach]
         rows, positions = self._rows[:count], self.lengths[:count]
         held_keys[rows, :, positions] = keys[:, :, 0].to(held_keys.dtype)
         held_values[rows, :, positions] = values[:, :, 0].to(held_values.dtype)
@@ -138,14 +147,24 @@ class SlotCache:
         held = self._block[:, :, : self.active, :, : self.longest]
         held.copy_(held.index_select(2, source))
 
-    def compact(self, source: Tensor, target: Tensor, active: int, longest: int) -> None:
-        """Copy slots `source` over slots `target` and keep the first `active`, the longest of which holds `longest`."""
-        if source.numel():
-            held = self._block[:, :, :, :, :longest]
-            held[:, :, target] = held[:, :, source]
-            self.lengths[target] = self.lengths[source]
+    def compact(self, source: Sequence[int], target: Sequence[int], active: int) -> None:
+        """Copy slots `source` over slots `target` and keep the first `active`."""
+        lengths = [self.longest - behind for behind in self._behind]
+        for one, other in zip(source, target, strict=True):
+            lengths[other] = lengths[one]
+        del lengths[active:]
         self.active = active
-        self.longest = longest
+        self.longest = max(lengths, default=0)
+        self._note(lengths)
+        if source:
+            moved = torch.tensor([source, target], dtype=torch.int64, device=self.lengths.device)
+            held = self._block[:, :, :, :, : self.longest]
+            held[:, :, moved[1]] = held[:, :, moved[0]]
+            self.lengths[moved[1]] = self.lengths[moved[0]]
+
+    def _note(self, lengths: list[int]) -> None:
+        self._behind = [self.longest - length for length in lengths]
+        self._even = not any(self._behind)
 
     def _unbind(self) -> None:
         # Indexing the block anew in every layer of every step costs more than the copy it is for.

@@ -356,11 +356,8 @@ class Session:
         missing = set(gone)
         target = [row for row in gone if row < active]
         source = [row for row in range(active, self.rows.active) if row not in missing]
-        keep = [row for row in range(self.rows.active) if row not in missing]
-        longest = int(self.cache.lengths[torch.tensor(keep, device=self.device)].max()) if keep else 0
-        moves = torch.tensor([source, target], dtype=torch.int64, device=self.device)
-        self.rows.compact(moves[0], moves[1], active)
-        self.cache.compact(moves[0], moves[1], active, longest)
+        self.rows.compact(source, target, active)
+        self.cache.compact(source, target, active)
 
     def _tell(self, rows: slice, tokens: Tensor, logprobs: Tensor, stopped: Tensor, on_token: OnToken) -> Tensor:
         """Call the listener for each row; bool [n], which of them it wants to end."""

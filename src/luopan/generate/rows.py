@@ -96,12 +96,13 @@ class Rows:
         found = self.ends[tokens]
         return found if self.own_ends is None else found | self.own_ends[rows].gather(1, tokens[:, None])[:, 0]
 
-    def compact(self, source: Tensor, target: Tensor, active: int) -> None:
+    def compact(self, source: Sequence[int], target: Sequence[int], active: int) -> None:
         """Copy rows `source` over rows `target` and keep the first `active`."""
-        if source.numel():
+        if source:
+            moved = torch.tensor([source, target], dtype=torch.int64, device=self.device)
             for held in self._held():
-                held[target] = held[source]
-            for one, other in zip(source.tolist(), target.tolist()):
+                held[moved[1]] = held[moved[0]]
+            for one, other in zip(source, target, strict=True):
                 self.asked[other] = self.asked[one]
         del self.asked[active:]
         self.active = active
