@@ -108,6 +108,11 @@ def tokenizer_for() -> Callable[[str], PreTrainedTokenizerFast]:
     return make
 
 
+def talks_of(name: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The conversations that a template can say."""
+    return [(talk, messages) for talk, messages in TALKS.items() if talk not in REFUSES.get(name, ())]
+
+
 def tools_of(talk: str) -> list[dict[str, Any]] | None:
     return [TOOL] if "call" in talk else None
 
@@ -165,9 +170,7 @@ def test_a_prompt_is_what_training_puts_before_the_answer(
     tokenizer_for: Callable[[str], PreTrainedTokenizerFast], name: str
 ) -> None:
     tokenizer = tokenizer_for(name)
-    for talk, messages in TALKS.items():
-        if talk in REFUSES.get(name, ()):
-            continue
+    for talk, messages in talks_of(name):
         for thinking in (True, False)[name in THINKLESS :]:
             example = encode_chat(tokenizer, messages, enable_thinking=thinking, tools=tools_of(talk))
             for number, message in enumerate(messages):
@@ -185,9 +188,7 @@ def test_of_turns_with_weights_those_with_1_are_learnt(
 ) -> None:
     """Every choice of turns: the labels are those of the chosen turns, each learnt as the last of its beginning."""
     tokenizer = tokenizer_for(name)
-    for talk, messages in TALKS.items():
-        if talk in REFUSES.get(name, ()):
-            continue
+    for talk, messages in talks_of(name):
         given: dict[str, Any] = {"enable_thinking": name not in THINKLESS, "tools": tools_of(talk)}
         spoken = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         alone = {i: encode_chat(tokenizer, messages[: i + 1], train_on="last_turn", **given).labels for i in spoken}
@@ -214,9 +215,7 @@ def test_the_last_turn_follows_the_prompt_of_inference(
 ) -> None:
     """With `keep_thinking=False`: what a model sees of earlier turns when it answers, in loops of tool calls too."""
     tokenizer = tokenizer_for(name)
-    for talk, messages in TALKS.items():
-        if talk in REFUSES.get(name, ()):
-            continue
+    for talk, messages in talks_of(name):
         tools, thinking = tools_of(talk), name not in THINKLESS
         for length in (i + 1 for i, message in enumerate(messages) if message["role"] == "assistant"):
             example = encode_chat(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from luopan.errors import RecipeError
-from luopan.generate.cache import PromptCache, SlotCache
+from luopan.generate.cache import PromptCache
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion, Engine
 
@@ -88,22 +88,17 @@ class _Search:
         self, engine: Engine, prompt: list[int], beams: int, limit: int, penalty: float, stops: Sequence[int]
     ) -> None:
         self.model, self.width, self.limit, self.penalty = engine.model, beams, limit, penalty
-        config, weight = engine.model.config, next(engine.model.parameters())
-        device = weight.device
-        self.cache = SlotCache(
-            config.num_hidden_layers, beams, config.kv_heads, config.head_size, device=device, dtype=weight.dtype
-        )
-        self.cache.expect(len(prompt) + limit)
+        device = next(engine.model.parameters()).device
+        self.cache = engine.new_cache(beams, len(prompt) + limit)
         read = PromptCache(device)
         ids = torch.tensor([prompt], device=device)
         hidden = self.model.hidden(ids, torch.arange(len(prompt), device=device)[None], cache=read)
         self.logits = self.model.logits(hidden[:, -1]).expand(beams, -1)
         self.cache.insert(read, [0] * beams, [len(prompt)] * beams)
-        self.ends = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)
-        ends = list(dict.fromkeys((*engine.eos_ids, *stops)))
-        self.ends[torch.tensor(ends, dtype=torch.int64, device=device)] = True
+        self.ends = engine.ends(stops)
         # So many candidates that, whatever ends, enough go on.
-        self.candidates = min(max(2, 1 + len(ends)) * beams, beams * config.vocab_size)
+        candidates = max(2, 1 + int(self.ends.sum())) * beams
+        self.candidates = min(candidates, beams * len(self.ends))
         self.length = 0
         tokens = torch.zeros(beams, limit, dtype=torch.int64, device=device)
         none = torch.full((beams,), NEVER, device=device)

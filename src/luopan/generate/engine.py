@@ -143,14 +143,18 @@ class Engine:
         """A session with these requests in it, and their numbers."""
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         assert len(each) == len(prompts) and (keys is None or len(keys) == len(prompts))
-        for number, prompt in enumerate(prompts):
-            self.check_prompt(prompt, f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else None)
         longest = max((len(p) + one.max_new_tokens for p, one in zip(prompts, each)), default=0)
         slots = min(self.max_batch, max(1, len(prompts)))
         session = Session(self, slots, min(self.context, longest))
         common = secrets.randbits(63)  # where no seed is given: one for all, as if it had been
         numbers = [
-            session.add(prompt, one, seed=self._seed(one, seed, common), key=number if keys is None else keys[number])
+            session.add(
+                prompt,
+                one,
+                seed=self._seed(one, seed, common),
+                key=number if keys is None else keys[number],
+                where=f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else None,
+            )
             for number, (prompt, one) in enumerate(zip(prompts, each))
         ]
         return session, numbers
@@ -161,21 +165,42 @@ class Engine:
         seed = params.seed if seed is None else seed
         return default if seed is None else seed
 
+    def new_cache(self, slots: int, positions: int) -> SlotCache:
+        """An empty cache for this model, with room for about so many positions."""
+        config, weight = self.model.config, next(self.model.parameters())
+        cache = SlotCache(
+            config.num_hidden_layers,
+            slots,
+            config.kv_heads,
+            config.head_size,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        cache.expect(positions)
+        return cache
+
+    def ends(self, more: Sequence[int] = ()) -> Tensor:
+        """bool [V]: the tokens that end a request, and `more`. RecipeError for one that the model does not have."""
+        self._check_tokens("the stop token", self.eos_ids)
+        device = next(self.model.parameters()).device
+        ends = torch.zeros(self.model.config.vocab_size, dtype=torch.bool, device=device)
+        ends[torch.tensor((*self.eos_ids, *more), dtype=torch.int64, device=device)] = True
+        return ends
+
     def check_params(self, params: SamplingParams) -> None:
         """RecipeError for parameters that this model cannot take, or that need a tokenizer."""
         if params.stop or params.bad_words:
             what = "stop strings" if params.stop else "bad words"
             raise RecipeError(f"{what} need a tokenizer, which the engine has not", hint="use a TextGenerator")
+        self._check_tokens("the stop token", params.stop_token_ids)
+        self._check_tokens("logit_bias of token", [token for token, _ in params.logit_bias])
+        self._check_tokens("the bad word's token", [token for words in params.bad_words_ids for token in words])
+
+    def _check_tokens(self, what: str, tokens: Sequence[int]) -> None:
         size = self.model.config.vocab_size
-        told = {
-            "the stop token": (*self.eos_ids, *params.stop_token_ids),
-            "logit_bias of token": [token for token, _ in params.logit_bias],
-            "the bad word's token": [token for words in params.bad_words_ids for token in words],
-        }
-        for what, tokens in told.items():
-            for token in tokens:
-                if not 0 <= token < size:
-                    raise RecipeError(f"{what} {token} is outside 0..{size - 1}")
+        for token in tokens:
+            if not 0 <= token < size:
+                raise RecipeError(f"{what} {token} is outside 0..{size - 1}")
 
     def check_prompt(self, prompt: Sequence[int], where: object | None = None) -> None:
         """DataError for a prompt that cannot be answered."""
@@ -210,30 +235,27 @@ class Session:
         self.waiting: list[Request] = []
         self._came: dict[int, int] = {}  # step at which a waiting request came
         self._steps = self._count = 0
-        config, weight = engine.model.config, next(engine.model.parameters())
-        self.device = weight.device
-        engine.check_params(SamplingParams())
+        self.device = next(engine.model.parameters()).device
         with torch.inference_mode():
-            self.cache = SlotCache(
-                config.num_hidden_layers,
-                slots,
-                config.kv_heads,
-                config.head_size,
-                device=self.device,
-                dtype=weight.dtype,
-            )
-            self.cache.expect(positions)
-            ends = torch.zeros(config.vocab_size, dtype=torch.bool, device=self.device)
-            ends[torch.tensor(engine.eos_ids, dtype=torch.int64, device=self.device)] = True
-            self.rows = Rows(slots, config.vocab_size, ends)
+            self.cache = engine.new_cache(slots, positions)
+            self.rows = Rows(slots, engine.model.config.vocab_size, engine.ends())
 
-    def add(self, prompt: Sequence[int], params: SamplingParams, *, seed: int | None = None, key: int = 0) -> int:
+    def add(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        seed: int | None = None,
+        key: int = 0,
+        where: object | None = None,
+    ) -> int:
         """Ask for a completion: the request's number, by which listeners and `finished` know it.
 
         Its random numbers are those of (seed, key); without a seed that of the parameters, or one that is drawn.
-        DataError for a prompt, RecipeError for parameters that cannot be used.
+        `where` says in errors which request it is. DataError for a prompt, RecipeError for parameters that cannot be
+        used.
         """
-        self.engine.check_prompt(prompt)
+        self.engine.check_prompt(prompt, where)
         self.engine.check_params(params)
         chosen = params.seed if seed is None else seed
         limit = min(params.max_new_tokens, self.engine.context - len(prompt))

@@ -117,10 +117,11 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Decoder
 def read_config(path: Path | str) -> ModelConfig:
     """The configuration in a Hugging Face folder."""
     file = Path(path) / "config.json"
-    return from_hf_config(_read_json(file), where=file)
+    return from_hf_config(read_json(file), where=file)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; ModelError where it is missing or something else."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -142,7 +143,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if (path / _WEIGHTS).exists():
         names = [_WEIGHTS]
     elif (path / _INDEX).exists():
-        weight_map = _read_json(path / _INDEX).get("weight_map")
+        weight_map = read_json(path / _INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ModelError("weight_map is missing", where=path / _INDEX)
         names = sorted(set(weight_map.values()))
@@ -201,14 +202,15 @@ def save(
     stored = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
     with mend_os_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        _write_tensors(path / _WEIGHTS, state)
+        write_tensors(path / _WEIGHTS, state)
     (path / _INDEX).unlink(missing_ok=True)
     atomic_write_json(path / "config.json", {**config, **tokens, "dtype": stored, "torch_dtype": stored})
     given = {name: value for name, value in tokens.items() if value is not None}
     atomic_write_json(path / "generation_config.json", {"_from_model_config": False, **given})
 
 
-def _write_tensors(file: Path, state: Mapping[str, Tensor]) -> None:
+def write_tensors(file: Path, state: Mapping[str, Tensor]) -> None:
+    """A safetensors file that is there whole or not at all."""
     from safetensors.torch import save_file
 
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")

@@ -6,14 +6,13 @@ several ways by transformers, its older versions and us. What only says how a mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from luopan.errors import ModelError
-from luopan.model.hf import read_config
+from luopan.model.hf import read_config, read_json
 
 # Keys of ModelConfig that do not take part in what a trained model computes.
 TRAINING = frozenset(
@@ -104,16 +103,3 @@ def template_of(folder: Path) -> str | None:
     settings = folder / "tokenizer_config.json"
     found = read_json(settings).get("chat_template") if settings.is_file() else None
     return None if found is None else str(found)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ModelError where it is missing or something else."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError("there is no such file", where=file, hint="Give the folder of a saved model.") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot be read: {error}", where=file) from error
-    if not isinstance(value, dict):
-        raise ModelError("is not a JSON object", where=file)
-    return value

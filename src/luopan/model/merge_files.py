@@ -14,10 +14,10 @@ from torch import Tensor
 
 from luopan.artifacts import atomic_write_json, ensure_free_space, mend_os_errors, replace_folder, sha256_file
 from luopan.errors import ArtifactError, ModelError
-from luopan.model.hf import read_config
+from luopan.model.hf import read_config, read_json
 from luopan.model.merge import MergePlan, check_plan, merge_tensors
 from luopan.model.merge_adapters import merge_adapters
-from luopan.model.merge_checks import check_alike, read_json
+from luopan.model.merge_checks import check_alike
 from luopan.model.peft_files import CONFIG as ADAPTER
 
 WEIGHTS, INDEX, RECORD = "model.safetensors", "model.safetensors.index.json", "merge.json"

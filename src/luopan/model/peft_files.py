@@ -8,7 +8,6 @@ result and is not done here is refused by its key. Safetensors only: a pickle is
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luopan.artifacts.files import atomic_write_json, fsync_path, mend_os_errors
+from luopan.artifacts.files import atomic_write_json, mend_os_errors
 from luopan.errors import ModelError
 from luopan.model.adapter_config import AdapterConfig
 from luopan.model.decoder import Decoder
+from luopan.model.hf import write_tensors
 from luopan.model.lora import AdapterSummary, attach, lora_layers, saved_modules, summary
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -51,8 +51,6 @@ def save_adapter(
 
     `base_name` is what it belongs to, a path or a hub id; `base_content` a hash of its weights.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -81,13 +79,7 @@ def save_adapter(
         raise ModelError("the model has no adapter to save")
     with mend_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-        try:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-            fsync_path(temporary)
-            os.replace(temporary, folder / WEIGHTS)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_tensors(folder / WEIGHTS, tensors)
     atomic_write_json(
         folder / CONFIG,
         {

@@ -5,7 +5,6 @@ The training loss falls whatever is learnt; that on conversations it has not see
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from luopan.train.config import TrainConfig
 from luopan.train.device import autocast
 from luopan.train.losses import causal_lm_loss
 from luopan.train.result import Hook
+from luopan.train.tracking import read_metrics
 
 MOST = 0.2  # of the prompts
 ROUNDS = 20  # measurements in a training
@@ -118,7 +118,7 @@ def held_out_notes(folder: Path, count: int, averaged: bool = False) -> list[Not
     `averaged`: what is handed on is the average of the weights, and was not measured on the way.
     """
     notes = [Note(text=f"{count:,} conversations are held out: the loss on them is in the report.")]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(folder)
     seen = [(float(line["held_out_loss"]), int(line["step"])) for line in lines if "held_out_loss" in line]
     if not seen:
         return notes

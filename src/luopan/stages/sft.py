@@ -14,6 +14,7 @@ from luopan.report.data import Note
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
+    Chat,
     fit_metrics,
     start_device,
     train,
@@ -86,20 +87,7 @@ class Sft:
         source = inputs["model"][0]
         corpus = inputs["corpus"][0] if "corpus" in inputs else None
         chat, adapter = open_tuned(source, start_device(), spec.adapter, spec.max_length, out)
-        data = chat_data(
-            chat.tokenizer,
-            spec.data,
-            seed=out.seed,
-            max_length=spec.max_length,
-            multi_turn=spec.multi_turn,
-            train_on=spec.train_on,
-            truncation=spec.truncation,
-            test_conversations=spec.test_conversations,
-        )
-        for note in [set_aside_note(data), *data_notes(data)]:
-            if note:
-                out.progress.note(note)
-        leader_first(lambda: write_trained_sample(data, chat.tokenizer, out))
+        data = read_data(spec, chat, out)
 
         loss: LossFn = causal_lm_loss
         if spec.replay is not None:
@@ -155,6 +143,25 @@ class Sft:
         return metrics_of(
             figures, **fit_metrics(result), conversations=len(data.examples), set_aside=len(data.set_aside)
         )
+
+
+def read_data(spec: SftSpec, chat: Chat, out: Workspace) -> ChatData:
+    """The conversations; how they were read is said, and a sample of what is trained written down."""
+    data = chat_data(
+        chat.tokenizer,
+        spec.data,
+        seed=out.seed,
+        max_length=spec.max_length,
+        multi_turn=spec.multi_turn,
+        train_on=spec.train_on,
+        truncation=spec.truncation,
+        test_conversations=spec.test_conversations,
+    )
+    for note in [set_aside_note(data), *data_notes(data)]:
+        if note:
+            out.progress.note(note)
+    leader_first(lambda: write_trained_sample(data, chat.tokenizer, out))
+    return data
 
 
 def write_trained_sample(data: ChatData, tokenizer: Any, out: Workspace) -> None:

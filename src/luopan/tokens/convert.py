@@ -147,7 +147,7 @@ def _from_sharegpt(item: Mapping[str, Any], number: int) -> dict[str, Any]:
         raise Fault(f"message {number} has neither `role` nor `from`")
     if other := sorted(set(item) - {"from", "value", "content", "weight", "loss"}):
         raise Fault(f"message {number} has {', '.join(other)}, which would not be trained on")
-    return {"role": str(who), "content": value, **_weight(item)}
+    return {"role": str(who), "content": value, "weight": item.get("weight"), "loss": item.get("loss")}
 
 
 def _tidied(message: dict[str, Any]) -> dict[str, Any]:
@@ -157,9 +157,8 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in message.items() if value is not None and not (key != "content" and value == "")
     }
     kept["role"] = role
-    for key in ("weight", "loss"):
-        kept.pop(key, None)
-    kept |= _weight(message)
+    weight = _weight(message)
+    kept = {key: value for key, value in kept.items() if key not in ("weight", "loss")} | weight
     content = kept.get("content")
     if isinstance(content, list):
         kept = _parts(kept, content)
@@ -175,7 +174,7 @@ def _tidied(message: dict[str, Any]) -> dict[str, Any]:
             "role": "assistant",
             "content": "",
             "tool_calls": [_call(c) for c in (calls if isinstance(calls, list) else [calls])],
-            **_weight(message),
+            **weight,
         }
     return kept
 
