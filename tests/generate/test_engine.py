@@ -15,11 +15,24 @@ import torch
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
+from luopan.generate.native import build
+from luopan.generate.native.runner import NativeRunner
+from luopan.generate.runner import TorchRunner
 from luopan.generate.sampling import Knobs, warp
 from luopan.model.decoder import Decoder
 from luopan.objectives.logprobs import token_logprobs
 
 EOS = 7
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test of this file, by either way of decoding."""
+    if request.param == "torch":
+        monkeypatch.setattr(Engine, "native_obstacle", lambda engine: "left out by the test")
+    elif (why := build.reason()) is not None:
+        pytest.skip(f"the compiled pass is not to be had: {why}")
+    return str(request.param)
 
 
 def ragged_prompts(count: int, longest: int = 40) -> list[list[int]]:
@@ -192,20 +205,24 @@ def test_a_stream_is_the_same_tokens(model: Decoder) -> None:
 
 
 def test_equal_prompts_are_read_once_and_finished_rows_leave(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: list[tuple[int, ...]] = []
-    hidden = model.hidden
+    fed: list[int] = []
+    for kind in (NativeRunner, TorchRunner):
 
-    def spy(ids: torch.Tensor, *arguments: object, **named: object) -> torch.Tensor:
-        shapes.append(tuple(ids.shape))
-        return hidden(ids, *arguments, **named)  # type: ignore[arg-type]
+        def counted(runner: Any, tokens: torch.Tensor, decode: Any = kind.decode) -> torch.Tensor:
+            fed.append(len(tokens))
+            return decode(runner, tokens)
 
-    monkeypatch.setattr(model, "hidden", spy)
+        monkeypatch.setattr(kind, "decode", counted)
     prompts = [[5, 6, 7]] * 8 + [[1, 2]] * 8
-    stops = list(range(0, 384, 12))
-    done = Engine(model, eos_ids=stops, max_batch=16).generate(prompts, SamplingParams(max_new_tokens=30), seed=0)
-    assert shapes[0] == (2, 3)
-    fed = sum(rows for rows, _ in shapes[1:])
-    assert fed == sum(len(completion.tokens) - 1 for completion in done), "a row that has ended was still computed"
+    engine = Engine(model, eos_ids=list(range(0, 384, 12)), max_batch=16)
+    session = engine.session()
+    for key, prompt in enumerate(prompts):
+        session.add(prompt, SamplingParams(max_new_tokens=30), seed=0, key=key)
+    while session.unfinished:
+        session.step()
+    assert session.runner.tokens_read == 5
+    said = sum(len(completion.tokens) - 1 for completion in session.finished.values())
+    assert sum(fed) == said, "a row that has ended was still computed"
 
 
 def test_running_requests_take_in_waiting_ones(scripted: Callable[..., Any]) -> None:
@@ -332,3 +349,100 @@ def test_settings_that_cannot_work_are_refused(model: Decoder) -> None:
         Engine(model, eos_ids=[]).generate([[1]], SamplingParams(logit_bias={400: 1}))
     with pytest.raises(RecipeError, match="bad words need a tokenizer"):
         Engine(model, eos_ids=[]).generate([[1]], SamplingParams(bad_words=("x",)))
+
+
+SYSTEM = [random.Random(8).randrange(384) for _ in range(40)]
+
+
+def test_a_common_beginning_is_read_once(model: Decoder, way: str) -> None:
+    """By those that came together, by one that comes while they run, and (compiled) by one that comes afterwards."""
+    engine = Engine(model, eos_ids=[], max_batch=8)
+    params = SamplingParams(max_new_tokens=12, temperature=0)
+    prompts = [[*SYSTEM, *tail] for tail in ([1, 2, 3], [4, 5], [6], [7, 8, 9, 10])]
+    alone = [engine.generate([prompt], params)[0] for prompt in prompts]
+    session = engine.session()
+    together = [session.add(prompt, params) for prompt in prompts[:3]]
+    session.step()
+    assert session.runner.tokens_read == len(SYSTEM) + 6
+    session.step()
+    later = session.add(prompts[3], params)
+    while session.unfinished:
+        session.step()
+    for number, expected in zip([*together, later], alone):
+        done = session.finished.pop(number)
+        assert done.tokens == expected.tokens
+        assert done.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+    if way == "compiled":
+        assert session.runner.tokens_read == len(SYSTEM) + 6 + 4
+        again = session.add([*prompts[0], *alone[0].tokens, 77], params)  # the next turn of a conversation
+        session.step()
+        assert session.runner.tokens_read == len(SYSTEM) + 6 + 4 + 2  # the answer's last token was never fed
+        session.cancel(again)
+
+
+def test_a_long_prompt_is_read_in_pieces_while_others_go_on(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luopan.generate.engine._PIECE", 8)
+    engine = Engine(model, eos_ids=[])
+    params = SamplingParams(max_new_tokens=20, temperature=0)
+    prompts = [ragged_prompts(1)[0], SYSTEM]
+    alone = [engine.generate([prompt], params)[0] for prompt in prompts]
+    session = engine.session(slots=2)
+    heard: list[int] = []
+
+    def listen(number: int, token: int, logprob: float) -> None:
+        heard.append(number)
+
+    first = session.add(prompts[0], params)
+    session.step(listen)
+    second = session.add(prompts[1], params)
+    while second not in heard:
+        session.step(listen)
+    assert heard.count(first) == 1 + 40 // 8 - 1  # one for its own prompt, one for each piece but the last
+    while session.unfinished:
+        session.step(listen)
+    assert [session.finished[number].tokens for number in (first, second)] == [done.tokens for done in alone]
+    assert Engine(model, eos_ids=[], max_prefill_tokens=7).generate(prompts, params)[1].tokens == alone[1].tokens
+
+
+def test_one_may_be_cancelled_while_it_is_read(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luopan.generate.engine._PIECE", 8)
+    engine = Engine(model, eos_ids=[])
+    params = SamplingParams(max_new_tokens=30, temperature=0)
+    expected = engine.generate([[1, 2, 3]], params)[0].tokens
+    session = engine.session(slots=4)
+    heard: list[int] = []
+
+    def listen(number: int, token: int, logprob: float) -> None:
+        heard.append(number)
+
+    running = session.add([1, 2, 3], params)
+    session.step(listen)
+    gone = session.add(SYSTEM, params)
+    session.step(listen)
+    session.cancel(gone)
+    assert session.finished[gone].finish_reason == "cancelled" and not session.finished[gone].tokens
+    while session.unfinished:
+        session.step(listen)
+    assert gone not in heard and session.finished[running].tokens == expected
+    assert session.finished[gone].finish_reason == "cancelled"
+
+
+def test_memory_is_bounded_and_what_cannot_fit_is_refused(model: Decoder, way: str) -> None:
+    prompts = ragged_prompts(20)
+    params = SamplingParams(max_new_tokens=15, temperature=0)
+    expected = Engine(model, eos_ids=[]).generate(prompts, params)
+    per_token = Engine(model, eos_ids=[]).bytes_per_token
+    assert per_token == 2 * 2 * 2 * 8 * 4
+    engine = Engine(model, eos_ids=[], max_cache_bytes=200 * per_token)
+    session = engine.session()
+    numbers = [session.add(prompt, params) for prompt in prompts]
+    most = 0
+    while session.unfinished:
+        session.step()
+        block = session.runner._block if way == "compiled" else session.runner.cache._block
+        most = max(most, block.shape[2] * block.shape[4])
+    assert 100 < most <= 200
+    for number, done in zip(numbers, expected):
+        assert session.finished[number].tokens == done.tokens
+    with pytest.raises(DataError, match=r"prompt of 40 tokens and an answer of up to 56 need .*bytes.*may be used"):
+        Engine(model, eos_ids=[], max_cache_bytes=90 * per_token).generate([SYSTEM], SamplingParams(max_new_tokens=60))

@@ -7,6 +7,7 @@ what attention reads is a view and never a copy. Prompts are read (several at on
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -15,13 +16,25 @@ from torch import Tensor
 
 # Room is added in steps of at least this many positions.
 _GRANULE = 64
+UNBOUNDED = sys.maxsize
 # So much is set aside at once without asking whether it will be used: memory never touched costs nothing on a CPU, and
 # growing means copying (fresh memory costs 1 ms per MB here, most of it page faults).
 _PREALLOCATED_BYTES = 2**28
 
 
+def grown(have: tuple[int, int], slots: int, positions: int, most: int = UNBOUNDED) -> tuple[int, int]:
+    """(slots, positions) of a block that holds so many of so many, grown by half or more where it grows, and of no more
+    than `most` positions in all, but for what is asked. More of one may mean fewer of the other."""
+    old_slots, room = have
+    if positions > room:
+        room = max(-(-positions // _GRANULE) * _GRANULE, room * 3 // 2)
+    room = max(positions, min(room, most // max(1, slots)))
+    wide = old_slots if slots <= old_slots else max(slots, 2 * old_slots)
+    return max(slots, min(wide, most // room)), room
+
+
 class PromptCache:
-    """Holds the keys and values [B, Hkv, T, D] of one forward pass over prompts padded on the right.
+    """Holds the keys and values [B, Hkv, T, D] of prompts padded on the right, read in one pass or piece by piece.
 
     A real token only sees real tokens before it, so causal attention needs no padding mask; what the padding yields is
     never read.
@@ -33,16 +46,25 @@ class PromptCache:
         self.values: list[Tensor] = []
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the layer's keys and values; they are all there is to attend to."""
-        assert layer == len(self.keys), "one forward pass, layer by layer"
-        self.keys.append(keys)
-        self.values.append(values)
-        return keys, values
+        """Keep the layer's new keys and values; all there are, to attend to."""
+        if layer == len(self.keys):
+            self.keys.append(keys)
+            self.values.append(values)
+        else:
+            self.keys[layer] = torch.cat([self.keys[layer], keys], 2)
+            self.values[layer] = torch.cat([self.values[layer], values], 2)
+        return self.keys[layer], self.values[layer]
 
     def mask(self, length: int, window: int | None = None) -> Tensor:
-        """bool [1, 1, T, T], causal, no more than `window` tokens back."""
-        mask = torch.ones(length, length, dtype=torch.bool, device=self._device).tril_()
-        return (mask if window is None else mask.triu_(1 - window))[None, None]
+        """bool [1, 1, T, S]: so many new tokens over all there will be, causal, no more than `window` back."""
+        before = self.keys[0].shape[2] if self.keys else 0
+        mask = torch.ones(length, before + length, dtype=torch.bool, device=self._device).tril_(before)
+        return (mask if window is None else mask.triu_(before + 1 - window))[None, None]
+
+    def expand(self, rows: int) -> None:
+        """The one row there is, for so many."""
+        for held in (self.keys, self.values):
+            held[:] = [one.expand(rows, -1, -1, -1) for one in held]
 
 
 class SlotCache:
@@ -54,9 +76,11 @@ class SlotCache:
     """
 
     def __init__(
-        self, num_layers: int, slots: int, kv_heads: int, head_size: int, *, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self._block = torch.empty(2, num_layers, slots, kv_heads, 0, head_size, device=device, dtype=dtype)
+        self, num_layers: int, slots: int, kv_heads: int, head_size: int, *, device: torch.device, dtype: torch.dtype,
+        most: int = UNBOUNDED,
+    ) -> None:  # fmt: skip
+        self._block = torch.empty(2, num_layers, 0, kv_heads, 0, head_size, device=device, dtype=dtype)
+        self._most, self._expected = most, 0
         self._unbind()
         self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
         self.active = 0
@@ -73,17 +97,20 @@ class SlotCache:
 
     def expect(self, positions: int) -> None:
         """Prepare for requests of up to so many positions: all the room at once if it is not too much."""
-        two, layers, slots, heads, _, size = self._block.shape
-        per_position = two * layers * slots * heads * size * self._block.element_size()
-        self.reserve(min(positions, _PREALLOCATED_BYTES // per_position))
+        two, layers, _, heads, _, size = self._block.shape
+        per_position = two * layers * len(self._rows) * heads * size * self._block.element_size()
+        self._expected = min(positions, _PREALLOCATED_BYTES // per_position)
 
-    def reserve(self, positions: int) -> None:
-        """Make room for so many positions per slot, keeping what is held."""
-        if positions <= self.capacity:
+    def reserve(self, positions: int, slots: int = 0) -> None:
+        """Make room for so many positions per slot, and for so many slots, keeping what is held."""
+        have = (self._block.shape[2], self.capacity)
+        slots = max(slots, self.active)
+        if positions <= have[1] and slots <= have[0]:
             return
-        room = max(-(-positions // _GRANULE) * _GRANULE, self.capacity * 3 // 2)
+        positions = max(positions, self.longest + 1 if self.active else 0, 0 if have[1] else self._expected)
+        wide, room = grown(have, slots, positions, self._most)
         shape = list(self._block.shape)
-        shape[4] = room
+        shape[2], shape[4] = min(wide, len(self._rows)), room
         # Zeros and not whatever is there: a masked key has weight 0, and 0 times NaN is NaN.
         block = self._block.new_zeros(shape)
         held = self.longest
@@ -94,7 +121,7 @@ class SlotCache:
 
     def insert(self, prompts: PromptCache, source: list[int], lengths: list[int]) -> None:
         """Append len(lengths) requests: the i-th gets prompt row source[i], of which lengths[i] tokens are real."""
-        self.reserve(max(lengths) + 1)
+        self.reserve(max(lengths) + 1, self.active + len(lengths))
         first = self.active
         for row, group in groupby(source):
             # Requests with equal prompts stand together and are filled by one broadcast copy.

@@ -22,12 +22,18 @@ import torch
 from torch import Tensor
 
 from luopan.errors import DataError, ModelError, RecipeError
-from luopan.generate.cache import PromptCache, SlotCache
+from luopan.generate.cache import UNBOUNDED, SlotCache
 from luopan.generate.config import SamplingParams
+from luopan.generate.native import build
+from luopan.generate.native.binding import obstacle
+from luopan.generate.native.runner import NativeRunner
 from luopan.generate.rows import Request, Rows
+from luopan.generate.runner import Runner, TorchRunner
 from luopan.model.decoder import Decoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
+# So many prompt tokens are read between two steps of those that run: what a step of theirs takes, some times over.
+_PIECE = 512
 OnToken = Callable[[int, int, float], bool | None]
 
 
@@ -61,6 +67,8 @@ class Engine:
 
     eos_ids: tokens that end every request. pad_id fills up prompts read together (any valid id does). max_batch: how
     many requests run at once. max_prefill_tokens: how many prompt tokens, padding included, are read in one pass.
+    max_cache_bytes: keys and values take no more memory than this (None: half of what is free when a session begins);
+    requests wait for room, and one that would not fit alone is refused.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Engine:
         pad_id: int = 0,
         max_batch: int = 128,
         max_prefill_tokens: int = 8192,
+        max_cache_bytes: int | None = None,
     ) -> None:
         if max_batch < 1:
             raise RecipeError(f"max_batch is {max_batch}, it must be at least 1")
@@ -79,6 +88,7 @@ class Engine:
         self.pad_id = pad_id
         self.max_batch = max_batch
         self.max_prefill_tokens = max_prefill_tokens
+        self.max_cache_bytes = max_cache_bytes
 
     @property
     def context(self) -> int:
@@ -165,8 +175,21 @@ class Engine:
         seed = params.seed if seed is None else seed
         return default if seed is None else seed
 
-    def new_cache(self, slots: int, positions: int) -> SlotCache:
-        """An empty cache for this model, with room for about so many positions."""
+    @property
+    def bytes_per_token(self) -> int:
+        """What the keys and values of one token take."""
+        config, size = self.model.config, next(self.model.parameters()).element_size()
+        return 2 * config.num_hidden_layers * config.kv_heads * config.head_size * size
+
+    def room(self) -> int:
+        """How many tokens' keys and values may be held at once, by `max_cache_bytes`."""
+        most = self.max_cache_bytes
+        if most is None:
+            most = free_memory(next(self.model.parameters()).device) // 2
+        return max(1, most // self.bytes_per_token)
+
+    def new_cache(self, slots: int, positions: int, most: int = UNBOUNDED) -> SlotCache:
+        """An empty cache for this model, with room for about so many positions, and no more than `most` in all."""
         config, weight = self.model.config, next(self.model.parameters())
         cache = SlotCache(
             config.num_hidden_layers,
@@ -175,9 +198,20 @@ class Engine:
             config.head_size,
             device=weight.device,
             dtype=weight.dtype,
+            most=most,
         )
         cache.expect(positions)
         return cache
+
+    def new_runner(self, slots: int, positions: int, most: int = UNBOUNDED) -> Runner:
+        """What a session runs on: the compiled pass where it fits this model and machine, torch elsewhere."""
+        if self.native_obstacle() is None:
+            return NativeRunner(self.model, slots, min(positions, self.context, most), most)
+        return TorchRunner(self.model, self.new_cache(slots, positions, most), self.pad_id)
+
+    def native_obstacle(self) -> str | None:
+        """Why decoding does not go through the compiled pass; None where it does."""
+        return obstacle(self.model) or build.reason()
 
     def ends(self, more: Sequence[int] = ()) -> Tensor:
         """bool [V]: the tokens that end a request, and `more`. RecipeError for one that the model does not have."""
@@ -220,6 +254,15 @@ class Engine:
             )
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be used on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 class Session:
     """Waiting requests, running ones, finished ones. For one thread; `step` does the work.
 
@@ -235,9 +278,13 @@ class Session:
         self.waiting: list[Request] = []
         self._came: dict[int, int] = {}  # step at which a waiting request came
         self._steps = self._count = 0
+        self._reading: list[Request] = []  # and of each of them the number of its prompt among the distinct ones
+        self._source: list[int] = []
+        self._dropped: set[int] = set()  # cancelled while being read
         self.device = next(engine.model.parameters()).device
         with torch.inference_mode():
-            self.cache = engine.new_cache(slots, positions)
+            self.most = engine.room()
+            self.runner = engine.new_runner(slots, positions, self.most)
             self.rows = Rows(slots, engine.model.config.vocab_size, engine.ends())
 
     def add(
@@ -259,6 +306,14 @@ class Session:
         self.engine.check_params(params)
         chosen = params.seed if seed is None else seed
         limit = min(params.max_new_tokens, self.engine.context - len(prompt))
+        if len(prompt) + limit > self.most:
+            each, have = self.engine.bytes_per_token, self.most * self.engine.bytes_per_token
+            raise DataError(
+                f"a prompt of {len(prompt)} tokens and an answer of up to {limit} need "
+                f"{(len(prompt) + limit) * each:,} bytes of keys and values, and {have:,} may be used",
+                where=where,
+                hint="ask for fewer tokens (max_new_tokens), or raise max_cache_bytes",
+            )
         request = Request(
             self._count, list(prompt), params, secrets.randbits(63) if chosen is None else chosen, key, limit
         )
@@ -274,6 +329,10 @@ class Session:
                 del self.waiting[place], self._came[number]
                 self.finished[number] = Completion([], [], "cancelled")
                 return
+        if any(request.number == number for request in self._reading):
+            self._dropped.add(number)  # it leaves when it has been read
+            self.finished[number] = Completion([], [], "cancelled")
+            return
         for row, request in enumerate(self.rows.asked):
             if request.number == number:
                 with torch.inference_mode():
@@ -284,49 +343,48 @@ class Session:
     @property
     def unfinished(self) -> bool:
         """Whether a request waits or runs."""
-        return bool(self.waiting) or self.rows.active > 0
+        return bool(self.waiting) or bool(self._reading) or self.rows.active > 0
 
     def step(self, on_token: OnToken | None = None) -> None:
         """Let requests in where there is room, or else give every running one its next token."""
         self._steps += 1
         # Inference mode is entered per step and not around the loop, so that it never leaks into a stream's consumer.
         with torch.inference_mode():
-            free = self.slots - self.rows.active
-            # One prompt at a time would cost a pass over the weights each; wait until an eighth of the slots is free.
-            if self.waiting and free >= min(len(self.waiting), max(1, self.slots // 8)):
-                rows, logits = self._admit(free)
-            elif self.rows.active:
-                rows, logits = slice(0, self.rows.active), self._decode()
-            else:
-                return
-            tokens, logprobs = self.rows.take(rows, logits)
-            self._finish(rows, tokens, logprobs, on_token)
+            if not self._reading:
+                self._begin()
+            if self._reading:
+                # Where others run, a long prompt is read in pieces, and they go on between them.
+                budget = self.engine.max_prefill_tokens
+                logits = self.runner.read(min(budget, _PIECE) if self.rows.active else budget)
+                if logits is not None:
+                    self._take(*self._admit(logits), on_token)
+                    return
+            if self.rows.active:
+                logits = self.runner.decode(self.rows.last[: self.rows.active])
+                self._take(slice(0, self.rows.active), logits, on_token)
 
     def _place(self, request: Request) -> tuple[int, int, Sequence[int], int]:
         return -self._came[request.number], len(request.prompt), request.prompt, -request.number
 
-    def _decode(self) -> Tensor:
-        """Feed each running request its last token: logits [active, V]."""
-        model, cache = self.engine.model, self.cache
-        hidden = model.hidden(self.rows.last[: self.rows.active, None], cache.position_ids(), cache=cache)  # [n, 1, C]
-        cache.advance()
-        return model.logits(hidden[:, 0])
+    def _begin(self) -> None:
+        """Start reading waiting prompts, if there is room for them."""
+        free = self.slots - self.rows.active
+        # One prompt at a time would cost a pass over the weights each; wait until an eighth of the slots is free.
+        if self.waiting and free >= min(len(self.waiting), max(1, self.slots // 8)):
+            self._reading, distinct, self._source = self._next_group(free)
+            if self._reading:
+                self.runner.begin(distinct, self._source)
 
-    def _admit(self, free: int) -> tuple[slice, Tensor]:
-        """Read waiting prompts into at most `free` slots: their rows, and the logits [n, V] after each."""
-        requests, distinct, source = self._next_group(free)
-        lengths = [len(request.prompt) for request in requests]
-        width = max(lengths)
-        ids = torch.tensor(
-            [[*p, *[self.engine.pad_id] * (width - len(p))] for p in distinct], device=self.device
-        )  # [u, T]
-        places = torch.arange(width, device=self.device).expand(ids.shape)
-        read = PromptCache(self.device)
-        hidden = self.engine.model.hidden(ids, places, cache=read)  # [u, T, C]
-        ends = torch.tensor([len(prompt) - 1 for prompt in distinct], device=self.device)
-        logits = self.engine.model.logits(hidden[torch.arange(len(distinct), device=self.device), ends])  # [u, V]
-        self.cache.insert(read, source, lengths)
-        return self.rows.admit(requests), logits[torch.tensor(source, device=self.device)]
+    def _admit(self, logits: Tensor) -> tuple[slice, Tensor]:
+        """What has been read runs from now on: its rows, and the logits [n, V] after each."""
+        self.runner.admit()
+        rows = self.rows.admit(self._reading)
+        self._reading = []
+        return rows, logits[torch.tensor(self._source, device=self.device)]
+
+    def _take(self, rows: slice, logits: Tensor, on_token: OnToken | None) -> None:
+        tokens, logprobs = self.rows.take(rows, logits)
+        self._finish(rows, tokens, logprobs, on_token)
 
     def _next_group(self, free: int) -> tuple[list[Request], list[Sequence[int]], list[int]]:
         """Requests to read together, their distinct prompts, and which of those each request has."""
@@ -334,8 +392,12 @@ class Session:
         distinct: list[Sequence[int]] = []
         source: list[int] = []
         width = 0
+        need = max((len(one.prompt) + one.limit for one in self.rows.asked), default=0)
         while self.waiting and len(requests) < free:
             prompt = self.waiting[-1].prompt
+            need = max(need, len(prompt) + self.waiting[-1].limit)
+            if (self.rows.active + len(requests) + 1) * need > self.most:
+                break
             if not distinct or prompt != distinct[-1]:
                 width = max(width, len(prompt))  # one that came later may be longer
                 if distinct and (len(distinct) + 1) * width > self.engine.max_prefill_tokens:
@@ -351,6 +413,10 @@ class Session:
         """Take the requests that have ended out of the batch and close the gaps."""
         stopped = self.rows.ended(rows, tokens)  # [n]
         ended = stopped | (self.rows.generated[rows] >= self.rows.limit[rows])
+        if self._dropped:
+            ended |= torch.tensor(
+                [request.number in self._dropped for request in self.rows.asked[rows]], device=ended.device
+            )
         if on_token is not None:
             asked = self._tell(rows, tokens, logprobs, stopped, on_token)
             stopped, ended = stopped | asked, ended | asked
@@ -368,6 +434,9 @@ class Session:
         self._close_gaps(gone)
 
     def _write_down(self, row: int, reason: FinishReason) -> None:
+        if self.rows.asked[row].number in self._dropped:
+            self._dropped.discard(self.rows.asked[row].number)
+            return
         count = int(self.rows.generated[row])
         said = self.rows.tokens[row, :count].tolist(), self.rows.logprobs[row, :count].tolist()
         self.finished[self.rows.asked[row].number] = Completion(*said, reason)
@@ -379,10 +448,11 @@ class Session:
         target = [row for row in gone if row < active]
         source = [row for row in range(active, self.rows.active) if row not in missing]
         self.rows.compact(source, target, active)
-        self.cache.compact(source, target, active)
+        self.runner.compact(source, target, active)
 
     def _tell(self, rows: slice, tokens: Tensor, logprobs: Tensor, stopped: Tensor, on_token: OnToken) -> Tensor:
         """Call the listener for each row; bool [n], which of them it wants to end."""
         numbers = [request.number for request in self.rows.asked[rows]]
         heard = zip(numbers, tokens.tolist(), logprobs.tolist())
-        return torch.tensor([bool(on_token(*item)) for item in heard], dtype=torch.bool, device=stopped.device)
+        ends = [item[0] not in self._dropped and bool(on_token(*item)) for item in heard]
+        return torch.tensor(ends, dtype=torch.bool, device=stopped.device)

@@ -1,0 +1,446 @@
+/* One pass of a dense decoder over new tokens of many requests, fp32, on a CPU; see native/__init__.py.
+
+   Each of the M tokens has a slot of the key/value cache and a position in it. All keys and values are written first, then
+   every token attends to the positions of its slot up to its own: decoding (one token per slot), reading prompts (many) and
+   verifying drafts (a few) are the same pass. Numbers of a token are the same to the bit whatever else is in the pass: each
+   sum runs in an order that depends on its own length alone.
+
+   The matrices are torch's own [out, in], not packed: a product is a block of dot products, whose lanes are summed for
+   sixteen at once. One parallel region runs the whole pass; threads share out columns, heads and rows, and meet at barriers. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#define BARRIER _Pragma("omp barrier")
+#else
+#define BARRIER
+#endif
+
+#define BLOCK 16 /* outputs of a row that are computed together, and keys that are scored together */
+#define ROWS 64  /* rows of x that stay in the cache while the weights stream by */
+#define MAX_HEAD 256
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---------------------------------------------------------------- vectors of LANES floats */
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#define LANES 16
+typedef __m512 vec;
+INLINE vec zero(void) { return _mm512_setzero_ps(); }
+INLINE vec load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE vec load_part(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+INLINE void store(float *p, vec a) { _mm512_storeu_ps(p, a); }
+INLINE void store_part(float *p, vec a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a); }
+INLINE vec fma_(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vec all(float x) { return _mm512_set1_ps(x); }
+INLINE float sum(vec a) { return _mm512_reduce_add_ps(a); }
+INLINE float largest(vec a) { return _mm512_reduce_max_ps(a); }
+INLINE vec max_(vec a, vec b) { return _mm512_max_ps(a, b); }
+
+/* The lanes' sums of four vectors, each 128-bit part apart. */
+INLINE vec fold(vec a, vec b, vec c, vec d) {
+    vec ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    vec cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512d one = _mm512_castps_pd(ab), two = _mm512_castps_pd(cd);
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, two)), _mm512_castpd_ps(_mm512_unpackhi_pd(one, two)));
+}
+
+/* out[i] = the sum of a[i]'s lanes. */
+INLINE void sums(float *out, const vec *a) {
+    vec p = fold(a[0], a[1], a[2], a[3]), q = fold(a[4], a[5], a[6], a[7]);
+    vec r = fold(a[8], a[9], a[10], a[11]), s = fold(a[12], a[13], a[14], a[15]);
+    vec u = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+    vec v = _mm512_add_ps(_mm512_shuffle_f32x4(r, s, 0x88), _mm512_shuffle_f32x4(r, s, 0xdd));
+    store(out, _mm512_add_ps(_mm512_shuffle_f32x4(u, v, 0x88), _mm512_shuffle_f32x4(u, v, 0xdd)));
+}
+
+/* e^x to 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
+INLINE vec exp_(vec x) {
+    vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504088896f)), 8);
+    vec r = fma_(n, all(-0.693359375f), x);
+    r = fma_(n, all(2.12194440e-4f), r);
+    vec y = all(1.0f / 5040);
+    y = fma_(y, r, all(1.0f / 720));
+    y = fma_(y, r, all(1.0f / 120));
+    y = fma_(y, r, all(1.0f / 24));
+    y = fma_(y, r, all(1.0f / 6));
+    y = fma_(y, r, all(0.5f));
+    y = fma_(y, r, all(1.0f));
+    y = fma_(y, r, all(1.0f));
+    return _mm512_scalef_ps(y, n);
+}
+INLINE vec divide(vec a, vec b) { return _mm512_div_ps(a, b); }
+INLINE vec times(vec a, vec b) { return _mm512_mul_ps(a, b); }
+/* In a register: GCC would load it from memory for each of its four products, and loads are then the limit. */
+#define KEEP(a) __asm__("" : "+v"(a))
+INLINE vec plus(vec a, vec b) { return _mm512_add_ps(a, b); }
+#else
+#define LANES 8
+typedef float vec __attribute__((vector_size(4 * LANES)));
+INLINE vec zero(void) { return (vec){0}; }
+INLINE vec load(const float *p) { vec a; memcpy(&a, p, sizeof a); return a; }
+INLINE vec load_part(const float *p, int n) { vec a = {0}; memcpy(&a, p, 4 * (size_t)n); return a; }
+INLINE void store(float *p, vec a) { memcpy(p, &a, sizeof a); }
+INLINE void store_part(float *p, vec a, int n) { memcpy(p, &a, 4 * (size_t)n); }
+INLINE vec fma_(vec a, vec b, vec c) { return a * b + c; }
+INLINE vec all(float x) { return x - (vec){0}; }
+INLINE float sum(vec a) { return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7])); }
+INLINE float largest(vec a) { float m = a[0]; for (int i = 1; i < LANES; i++) m = a[i] > m ? a[i] : m; return m; }
+INLINE vec max_(vec a, vec b) { for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i]; return a; }
+INLINE void sums(float *out, const vec *a) { for (int i = 0; i < BLOCK; i++) out[i] = sum(a[i]); }
+INLINE vec exp_(vec x) { for (int i = 0; i < LANES; i++) x[i] = expf(x[i]); return x; }
+INLINE vec divide(vec a, vec b) { return a / b; }
+INLINE vec times(vec a, vec b) { return a * b; }
+#define KEEP(a)
+INLINE vec plus(vec a, vec b) { return a + b; }
+#endif
+
+/* ---------------------------------------------------------------- what Python hands over */
+
+typedef struct {
+    const float *input_norm, *q, *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *o, *o_bias, *sinks;
+    const float *post_norm, *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
+    int64_t rotates, window; /* window 0: sees everything before it */
+} Layer;
+
+typedef struct {
+    int64_t layers, width, heads, kv_heads, head, inner, vocab, rotary, threads;
+    float eps, softcap, final_softcap; /* soft caps: 0 is off */
+    const float *embed, *norm, *output;
+    const Layer *layer;
+} Model;
+
+typedef struct { /* strides in floats; keys and values of a position of one head are contiguous */
+    float *keys, *values;
+    int64_t by_layer, by_slot, by_head;
+} Cache;
+
+typedef struct { /* the new tokens; `wanted` [n]: of which the logits are asked for */
+    int64_t count, wanted_count;
+    const int64_t *token, *slot, *position, *wanted;
+    const float *cos, *sin; /* [count, rotary / 2] */
+    float *work, *logits;   /* see scratch_floats; [wanted_count, vocab] */
+    int64_t longest;        /* of position + 1 */
+} Batch;
+
+/* ---------------------------------------------------------------- products */
+
+/* out[0..15] = the dot products of x [K] with sixteen rows of w. */
+INLINE void dots_of_one(float *out, const float *x, const float *const *w, int64_t depth) {
+    vec a[BLOCK];
+    for (int i = 0; i < BLOCK; i++) a[i] = zero();
+    int64_t k = 0;
+    for (; k + LANES <= depth; k += LANES) {
+        vec b = load(x + k);
+        for (int i = 0; i < BLOCK; i++) a[i] = fma_(load(w[i] + k), b, a[i]);
+    }
+    if (k < depth) {
+        vec b = load_part(x + k, (int)(depth - k));
+        for (int i = 0; i < BLOCK; i++) a[i] = fma_(load_part(w[i] + k, (int)(depth - k)), b, a[i]);
+    }
+    sums(out, a);
+}
+
+/* out[4 j + i] = row j of x times row i of w, four of each. */
+INLINE void dots_of_four(float *out, const float *x, int64_t x_stride, const float *const *w, int64_t depth) {
+    vec a[BLOCK];
+    for (int i = 0; i < BLOCK; i++) a[i] = zero();
+    int64_t k = 0;
+    for (; k + LANES <= depth; k += LANES) {
+        vec b[4];
+        for (int j = 0; j < 4; j++) b[j] = load(x + j * x_stride + k);
+        for (int i = 0; i < 4; i++) {
+            vec c = load(w[i] + k);
+            KEEP(c);
+            for (int j = 0; j < 4; j++) a[4 * j + i] = fma_(c, b[j], a[4 * j + i]);
+        }
+    }
+    if (k < depth) {
+        int n = (int)(depth - k);
+        for (int i = 0; i < 4; i++) {
+            vec c = load_part(w[i] + k, n);
+            for (int j = 0; j < 4; j++) a[4 * j + i] = fma_(c, load_part(x + j * x_stride + k, n), a[4 * j + i]);
+        }
+    }
+    sums(out, a);
+}
+
+/* y[0..width) (+)= out + bias */
+INLINE void put(float *y, const float *out, const float *bias, int add, int width) {
+    for (int i = 0; i < width; i++) {
+        float value = bias ? out[i] + bias[i] : out[i];
+        y[i] = add ? y[i] + value : value;
+    }
+}
+
+/* Columns [from, to) of y [rows, N] (+)= x [rows, K] w[N, K]^T + bias. */
+static void multiply(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, const float *w,
+                     int64_t depth, const float *bias, int add, int64_t from, int64_t to) {
+    for (int64_t top = 0; top < rows; top += ROWS) {
+        int64_t bottom = top + ROWS < rows ? top + ROWS : rows;
+        for (int64_t n = from; n < to; n += BLOCK) {
+            const float *row[BLOCK];
+            int width = to - n < BLOCK ? (int)(to - n) : BLOCK;
+            for (int i = 0; i < BLOCK; i++) row[i] = w + (n + (i < width ? i : width - 1)) * depth;
+            float out[BLOCK];
+            int64_t m = top;
+            /* The next block of weights comes while this one is at work. */
+            const float *ahead = w + (n + BLOCK) * depth, *last = n + 2 * BLOCK <= to ? ahead + BLOCK * depth : ahead;
+            int64_t share = (BLOCK * depth / ((bottom - top) / 4 * 4 + 1) + 15) / 16 * 16;
+            for (; m + 4 <= bottom; m += 4)
+                for (int q = 0; q < width; q += 4) {
+                    for (const float *stop = ahead + share; ahead < stop && ahead < last; ahead += 16)
+                        __builtin_prefetch(ahead, 0, 2);
+                    dots_of_four(out, x + m * x_stride, x_stride, row + q, depth);
+                    for (int j = 0; j < 4; j++) {
+                        float *to_ = y + (m + j) * y_stride + n + q;
+                        const float *b = bias ? bias + n + q : 0;
+                        if (width - q >= 4) put(to_, out + 4 * j, b, add, 4);
+                        else put(to_, out + 4 * j, b, add, width - q);
+                    }
+                }
+            for (; m < bottom; m++) {
+                dots_of_one(out, x + m * x_stride, row, depth);
+                if (width == BLOCK) put(y + m * y_stride + n, out, bias ? bias + n : 0, add, BLOCK);
+                else put(y + m * y_stride + n, out, bias ? bias + n : 0, add, width);
+            }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- norms, rotation, gate */
+
+static void normalise(float *y, const float *x, const float *weight, int64_t width, float eps) {
+    vec squares = zero();
+    int64_t k = 0;
+    for (; k + LANES <= width; k += LANES) { vec a = load(x + k); squares = fma_(a, a, squares); }
+    if (k < width) { vec a = load_part(x + k, (int)(width - k)); squares = fma_(a, a, squares); }
+    float scale = 1.0f / sqrtf(sum(squares) / (float)width + eps);
+    for (k = 0; k + LANES <= width; k += LANES) store(y + k, times(times(load(x + k), all(scale)), load(weight + k)));
+    for (; k < width; k++) y[k] = x[k] * scale * weight[k];
+}
+
+static void rotate(float *head, const float *cos, const float *sin, int64_t half) {
+    for (int64_t i = 0; i < half; i++) {
+        float one = head[i], two = head[half + i];
+        head[i] = one * cos[i] - two * sin[i];
+        head[half + i] = two * cos[i] + one * sin[i];
+    }
+}
+
+/* gate *= sigmoid(gate) * up */
+static void swiglu(float *gate, const float *up, int64_t from, int64_t to) {
+    int64_t k = from;
+    for (; k + LANES <= to; k += LANES) {
+        vec g = load(gate + k);
+        store(gate + k, times(divide(g, plus(all(1.0f), exp_(times(g, all(-1.0f))))), load(up + k)));
+    }
+    if (k < to) {
+        int n = (int)(to - k);
+        vec g = load_part(gate + k, n);
+        store_part(gate + k, times(divide(g, plus(all(1.0f), exp_(times(g, all(-1.0f))))), load_part(up + k, n)), n);
+    }
+}
+
+/* ---------------------------------------------------------------- attention */
+
+/* out [head] = softmax(scale q k^T) v over positions [first, end); score [end - first rounded up to BLOCK]. */
+static void attend(float *out, const float *q, const float *keys, const float *values, float *score, int64_t first,
+                   int64_t end, int64_t head, float softcap, const float *sink) {
+    float scale = 1.0f / sqrtf((float)head), high = sink ? *sink : -INFINITY;
+    int64_t count = end - first;
+    for (int64_t t = 0; t < count; t += BLOCK) {
+        const float *row[BLOCK];
+        int here = count - t < BLOCK ? (int)(count - t) : BLOCK;
+        for (int i = 0; i < BLOCK; i++) row[i] = keys + (first + t + (i < here ? i : here - 1)) * head;
+        dots_of_one(score + t, q, row, head);
+        for (int i = 0; i < here; i++) {
+            float s = score[t + i] * scale;
+            if (softcap > 0) s = softcap * tanhf(s / softcap);
+            score[t + i] = s;
+            high = s > high ? s : high;
+        }
+    }
+    vec total = zero(), top = all(high);
+    int64_t t = 0;
+    for (; t + LANES <= count; t += LANES) {
+        vec e = exp_(plus(load(score + t), times(top, all(-1.0f))));
+        store(score + t, e);
+        total = plus(total, e);
+    }
+    float rest = sink ? expf(*sink - high) : 0;
+    for (; t < count; t++) { score[t] = expf(score[t] - high); rest += score[t]; }
+    float share = 1.0f / (sum(total) + rest);
+    for (int64_t d = 0; d < head; d += 4 * LANES) {
+        vec a[4] = {zero(), zero(), zero(), zero()};
+        int64_t left = head - d;
+        const float *v = values + first * head + d;
+        if (left >= 4 * LANES) {
+            for (t = 0; t < count; t++, v += head) {
+                vec p = all(score[t]);
+                for (int i = 0; i < 4; i++) a[i] = fma_(p, load(v + i * LANES), a[i]);
+            }
+            for (int i = 0; i < 4; i++) store(out + d + i * LANES, times(a[i], all(share)));
+            continue;
+        }
+        for (int i = 0; i * LANES < left; i++) {
+            int n = left - i * LANES < LANES ? (int)(left - i * LANES) : LANES;
+            v = values + first * head + d + i * LANES;
+            for (t = 0; t < count; t++, v += head) a[0] = fma_(all(score[t]), load_part(v, n), a[0]);
+            store_part(out + d + i * LANES, times(a[0], all(share)), n);
+            a[0] = zero();
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- the pass */
+
+typedef struct { float *x, *normed, *q, *k, *v, *mixed, *gate, *up, *scores; } Work;
+
+static int64_t score_floats(const Model *m, int64_t longest) { return (longest + 2 * BLOCK) / BLOCK * BLOCK * m->threads; }
+
+/* How many floats `work` must hold. */
+int64_t scratch_floats(const Model *m, int64_t count, int64_t longest) {
+    int64_t q = m->heads * m->head, kv = m->kv_heads * m->head;
+    return count * (2 * m->width + 2 * q + 2 * kv + 2 * m->inner) + score_floats(m, longest);
+}
+
+static Work divided(const Model *m, const Batch *b) {
+    int64_t q = m->heads * m->head, kv = m->kv_heads * m->head, n = b->count;
+    Work w = {.x = b->work};
+    w.normed = w.x + n * m->width;
+    w.q = w.normed + n * m->width;
+    w.k = w.q + n * q;
+    w.v = w.k + n * kv;
+    w.mixed = w.v + n * kv;
+    w.gate = w.mixed + n * q;
+    w.up = w.gate + n * m->inner;
+    w.scores = w.up + n * m->inner;
+    return w;
+}
+
+/* This thread's part of `size`, in whole blocks. */
+static void part(int64_t size, int64_t block, int64_t thread, int64_t threads, int64_t *from, int64_t *to) {
+    int64_t blocks = (size + block - 1) / block;
+    *from = blocks * thread / threads * block;
+    *to = blocks * (thread + 1) / threads * block;
+    if (*to > size) *to = size;
+    if (*from > size) *from = size;
+}
+
+static void normalise_rows(const Model *m, float *y, const float *x, const float *weight, int64_t from, int64_t to) {
+    for (int64_t row = from; row < to; row++)
+        normalise(y + row * m->width, x + row * m->width, weight, m->width, m->eps);
+}
+
+/* Norms and rotation of queries and keys of rows [from, to); keys and values go into the cache. */
+static void place(const Model *m, const Layer *l, const Cache *c, const Batch *b, const Work *w, int64_t layer, int64_t from,
+                  int64_t to) {
+    int64_t d = m->head, half = m->rotary / 2;
+    for (int64_t row = from; row < to; row++) {
+        const float *cos = b->cos + row * half, *sin = b->sin + row * half;
+        for (int64_t h = 0; h < m->heads; h++) {
+            float *q = w->q + (row * m->heads + h) * d;
+            if (l->q_norm) normalise(q, q, l->q_norm, d, m->eps);
+            if (l->rotates) rotate(q, cos, sin, half);
+        }
+        for (int64_t h = 0; h < m->kv_heads; h++) {
+            float *k = w->k + (row * m->kv_heads + h) * d, *v = w->v + (row * m->kv_heads + h) * d;
+            if (l->k_norm) normalise(k, k, l->k_norm, d, m->eps);
+            if (l->rotates) rotate(k, cos, sin, half);
+            int64_t at = layer * c->by_layer + b->slot[row] * c->by_slot + h * c->by_head + b->position[row] * d;
+            memcpy(c->keys + at, k, 4 * (size_t)d);
+            memcpy(c->values + at, v, 4 * (size_t)d);
+        }
+    }
+}
+
+static void attend_heads(const Model *m, const Layer *l, const Cache *c, const Batch *b, const Work *w, int64_t layer,
+                         int64_t thread) {
+    int64_t d = m->head, group = m->heads / m->kv_heads, tasks = b->count * m->kv_heads;
+    float *score = w->scores + score_floats(m, b->longest) / m->threads * thread;
+#ifdef _OPENMP
+#pragma omp for schedule(dynamic, 4)
+#endif
+    for (int64_t task = 0; task < tasks; task++) {
+        int64_t row = task / m->kv_heads, kv = task % m->kv_heads, end = b->position[row] + 1;
+        int64_t first = l->window > 0 && end > l->window ? end - l->window : 0;
+        int64_t at = layer * c->by_layer + b->slot[row] * c->by_slot + kv * c->by_head;
+        for (int64_t g = 0; g < group; g++) {
+            int64_t h = kv * group + g, place_of = (row * m->heads + h) * d;
+            attend(w->mixed + place_of, w->q + place_of, c->keys + at, c->values + at, score, first, end, d, m->softcap,
+                   l->sinks ? l->sinks + h : 0);
+        }
+    } /* ends with a barrier */
+}
+
+static void run_layer(const Model *m, const Layer *l, const Cache *c, const Batch *b, const Work *w, int64_t layer,
+                      int64_t thread, int64_t threads) {
+    int64_t n = b->count, q = m->heads * m->head, kv = m->kv_heads * m->head, from, to, top, bottom;
+    part(n, 1, thread, threads, &top, &bottom);
+    normalise_rows(m, w->normed, w->x, l->input_norm, top, bottom);
+    BARRIER
+    part(q, BLOCK, thread, threads, &from, &to);
+    multiply(w->q, q, w->normed, m->width, n, l->q, m->width, l->q_bias, 0, from, to);
+    part(kv, BLOCK, thread, threads, &from, &to);
+    multiply(w->k, kv, w->normed, m->width, n, l->k, m->width, l->k_bias, 0, from, to);
+    multiply(w->v, kv, w->normed, m->width, n, l->v, m->width, l->v_bias, 0, from, to);
+    BARRIER
+    place(m, l, c, b, w, layer, top, bottom);
+    BARRIER
+    attend_heads(m, l, c, b, w, layer, thread);
+    part(m->width, BLOCK, thread, threads, &from, &to);
+    multiply(w->x, m->width, w->mixed, q, n, l->o, q, l->o_bias, 1, from, to);
+    BARRIER
+    normalise_rows(m, w->normed, w->x, l->post_norm, top, bottom);
+    BARRIER
+    part(m->inner, BLOCK, thread, threads, &from, &to);
+    multiply(w->gate, m->inner, w->normed, m->width, n, l->gate, m->width, l->gate_bias, 0, from, to);
+    multiply(w->up, m->inner, w->normed, m->width, n, l->up, m->width, l->up_bias, 0, from, to);
+    for (int64_t row = 0; row < n; row++) swiglu(w->gate + row * m->inner, w->up + row * m->inner, from, to);
+    BARRIER
+    part(m->width, BLOCK, thread, threads, &from, &to);
+    multiply(w->x, m->width, w->gate, m->inner, n, l->down, m->inner, l->down_bias, 1, from, to);
+    BARRIER
+}
+
+/* Logits of the wanted tokens; what they need is gathered to the front of `normed`. */
+static void run_head(const Model *m, const Batch *b, const Work *w, int64_t thread, int64_t threads) {
+    int64_t from, to;
+    part(b->wanted_count, 1, thread, threads, &from, &to);
+    for (int64_t i = from; i < to; i++)
+        normalise(w->normed + i * m->width, w->x + b->wanted[i] * m->width, m->norm, m->width, m->eps);
+    BARRIER
+    part(m->vocab, BLOCK, thread, threads, &from, &to);
+    multiply(b->logits, m->vocab, w->normed, m->width, b->wanted_count, m->output, m->width, 0, 0, from, to);
+    if (m->final_softcap > 0)
+        for (int64_t i = 0; i < b->wanted_count; i++)
+            for (int64_t n = from; n < to; n++) {
+                float *value = b->logits + i * m->vocab + n;
+                *value = m->final_softcap * tanhf(*value / m->final_softcap);
+            }
+}
+
+void forward(const Model *m, const Cache *c, const Batch *b) {
+    Work w = divided(m, b);
+#ifdef _OPENMP
+#pragma omp parallel num_threads(m->threads)
+#endif
+    {
+#ifdef _OPENMP
+        int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+#else
+        int64_t thread = 0, threads = 1;
+#endif
+        int64_t from, to;
+        part(b->count, 1, thread, threads, &from, &to);
+        for (int64_t row = from; row < to; row++)
+            memcpy(w.x + row * m->width, m->embed + b->token[row] * m->width, 4 * (size_t)m->width);
+        for (int64_t layer = 0; layer < m->layers; layer++) run_layer(m, m->layer + layer, c, b, &w, layer, thread, threads);
+        run_head(m, b, &w, thread, threads);
+    }
+}
