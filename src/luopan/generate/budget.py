@@ -38,7 +38,7 @@ class ThinkingFormat:
 
     opening: what the model writes before it thinks ("" where the prompt does); start: the part of it, or of the prompt,
     by which thinking is known. Between thinking and answer stand `before`, `end`, by which the end is known, and
-    `margin`. answer_opening: what stands before an answer without thinking. thinks: whether the template knows thinking.
+    `margin`. answer_opening: what stands before an answer without thinking. thinks: whether the template knows it.
     """
 
     start: str

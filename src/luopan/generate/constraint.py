@@ -34,7 +34,7 @@ class Constraint(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether nothing may follow but an end; if it does not accept one either, it is stuck."""
+        """Whether nothing may follow but an end; where it does not accept one either, it is stuck."""
 
     def allow(self, row: Tensor) -> None:
         """Set to False in `row` (bool [V], on the CPU, all True) what may not come next, ends left aside."""
@@ -65,7 +65,7 @@ class ReplyConstraint:
         self.thinking_tokens = 0
         if opened:
             self._think_on("")
-        elif answer is not None and think:
+        elif answer is not None and think and form.opening:  # "": only the prompt opens thinking, and it has not
             self._forced.extend(form.tokens.encode(form.opening))
         elif answer is not None:
             self._phase = "answer"

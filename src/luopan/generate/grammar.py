@@ -100,6 +100,8 @@ class Grammars:
         matcher = LLMatcher(self._view, grammar, log_level=0)
         if matcher.is_error():
             raise RecipeError(f"{form}: {matcher.get_error().strip()}", hint=_hint(form))
+        if matcher.is_stopped():
+            raise RecipeError(f"{form}: it allows no text but the empty one", hint=_hint(form))
         return matcher
 
 

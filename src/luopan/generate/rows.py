@@ -50,6 +50,7 @@ class Rows:
         self.active = 0
         self.asked: list[Request] = []  # of the active rows
         self.tops: dict[int, Likeliest] = {}
+        self._any_bound = self._any_tops = False  # among the active rows
         self._knobs: Knobs | None = None
         self.limit, self.generated, self.last = (
             torch.zeros(slots, dtype=torch.int64, device=self.device) for _ in range(3)
@@ -74,7 +75,7 @@ class Rows:
         self.noise[rows] = torch.from_numpy(drawn).to(self.device)
         self.asked += requests
         self.active = rows.stop
-        self._knobs = None
+        self._changed()
         for row, request in enumerate(requests, rows.start):
             self._admit_extras(row, request)
         return rows
@@ -104,8 +105,8 @@ class Rows:
         """bool [n]: which of the tokens [n] ends its request, be it that nothing can follow it."""
         found = self._are_ends(rows, tokens)
         for place, constraint in self._bound(rows):
-            if constraint.done and constraint.accepting:
-                found[place] = True
+            # An end that is not accepted only comes where nothing else could: the text is not whole.
+            found[place] = constraint.accepting and (constraint.done or bool(found[place]))
         return found
 
     def compact(self, source: Sequence[int], target: Sequence[int], active: int) -> None:
@@ -118,7 +119,13 @@ class Rows:
                 self.asked[other] = self.asked[one]
         del self.asked[active:]
         self.active = active
+        self._changed()
+
+    def _changed(self) -> None:
+        """Other requests are running than before."""
         self._knobs = None
+        self._any_bound = any(one.constraint is not None for one in self.asked)
+        self._any_tops = any(one.params.top_logprobs for one in self.asked)
 
     def _are_ends(self, rows: slice, tokens: Tensor) -> Tensor:
         found = self.ends[tokens]
@@ -126,6 +133,8 @@ class Rows:
 
     def _bound(self, rows: slice) -> list[tuple[int, Constraint]]:
         """Those of `rows`, counted from the first of them, that have a constraint."""
+        if not self._any_bound:
+            return []
         return [(place, one.constraint) for place, one in enumerate(self.asked[rows]) if one.constraint is not None]
 
     def _allowed(self, rows: slice) -> Tensor | None:
@@ -133,33 +142,33 @@ class Rows:
         bound = self._bound(rows)
         if not bound:
             return None
+        ends = self.ends.cpu()
+        own = None if self.own_ends is None else self.own_ends[rows].cpu()
         allowed = torch.ones(rows.stop - rows.start, self.vocab_size, dtype=torch.bool)
         for place, constraint in bound:
+            over = ends if own is None else ends | own[place]
             constraint.allow(allowed[place])
-        allowed = allowed.to(self.device)
-        for place, constraint in bound:
-            row = rows.start + place
-            allowed[place, self.ends if self.own_ends is None else self.ends | self.own_ends[row]] = (
-                constraint.accepting
-            )
-        return allowed
+            allowed[place, over] = constraint.accepting
+            if not bool(allowed[place].any()):  # stuck: `_tell_constraints` ends it, whatever comes
+                allowed[place] = over if bool(over.any()) else True
+        return allowed.to(self.device)
 
     def _tell_constraints(self, rows: slice, tokens: Tensor) -> None:
         """Each constraint hears its row's token, unless that ends the text; one that is stuck has reached its limit."""
         bound = self._bound(rows)
         if not bound:
             return
-        over = self._are_ends(rows, tokens).tolist()
-        said = tokens.tolist()
+        over, said = self._are_ends(rows, tokens).tolist(), tokens.tolist()
         for place, constraint in bound:
-            if over[place]:
-                continue
-            constraint.take(said[place])
-            if constraint.done and not constraint.accepting:
+            if not over[place] and not constraint.done:
+                constraint.take(said[place])
+            if not constraint.accepting and (over[place] or constraint.done):
                 self.limit[rows.start + place] = self.generated[rows.start + place]
 
     def _note_likeliest(self, rows: slice, logits: Tensor) -> None:
         """Write down the likeliest tokens for the rows that want them; those that cannot come are left out."""
+        if not self._any_tops:
+            return
         wanted = [(place, one) for place, one in enumerate(self.asked[rows]) if one.params.top_logprobs]
         if not wanted:
             return
