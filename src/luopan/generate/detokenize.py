@@ -134,6 +134,10 @@ class TextStream:
         """Add a token; the text that can be shown now."""
         return self._stop.push(self._detokenizer.push(token))
 
+    def push_all(self, tokens: Sequence[int]) -> str:
+        """`push` of all tokens, decoded together; an unfinished character at their end is not waited for."""
+        return self._stop.push(self._detokenizer.run(tokens))
+
     def finish(self) -> str:
         """The text that was held back, at the end."""
         return self._stop.push(self._detokenizer.finish()) + self._stop.finish()

@@ -17,7 +17,6 @@ do not depend on how tokens come.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from luopan.generate.replies_calls import Offered
 from luopan.generate.replies_formats import PLAIN, Style, shipped_style
 from luopan.generate.replies_harmony import HARMONY, START, HarmonyMachine
 from luopan.generate.replies_out import Out
-from luopan.generate.replies_parts import Fault, Kind, Piece, ToolCall
+from luopan.generate.replies_parts import Fault, Kind, Piece, Said, ToolCall
 from luopan.generate.replies_scanner import Mark, Scanner
 from luopan.generate.replies_tagged import TaggedMachine
 
@@ -36,17 +35,6 @@ __all__ = ["Fault", "Kind", "Piece", "ReplyFormat", "ReplyParser", "Said", "Tool
 
 _TAIL = 64  # tokens of a prompt in which the beginning of the reply is looked for
 Tools = Sequence[Mapping[str, Any]] | Literal["any"] | None
-
-
-@dataclass(frozen=True)
-class Said:
-    """A whole reply. `thinking` is None where none was begun."""
-
-    text: str
-    thinking: str | None
-    tool_calls: list[ToolCall] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    thinking_tokens: int = 0
 
 
 class ReplyFormat:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["thinking", "answer"]
@@ -40,6 +40,17 @@ class Fault:
 
     text: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A whole reply. `thinking` is None where none was begun."""
+
+    text: str
+    thinking: str | None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    thinking_tokens: int = 0
 
 
 class NoCallError(ValueError):
