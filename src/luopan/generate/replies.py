@@ -28,6 +28,7 @@ from luopan.generate.replies_formats import PLAIN, Style, shipped_style
 from luopan.generate.replies_harmony import HARMONY, START, HarmonyMachine
 from luopan.generate.replies_out import Out
 from luopan.generate.replies_parts import Fault, Kind, Piece, Said, ToolCall
+from luopan.generate.replies_probe import Written, probed_style
 from luopan.generate.replies_scanner import Mark, Scanner
 from luopan.generate.replies_tagged import TaggedMachine
 
@@ -194,4 +195,14 @@ class ReplyParser:
 
 @lru_cache(maxsize=16)
 def _format_of(tokenizer: PreTrainedTokenizerFast, source: str, _size: int) -> ReplyFormat:
-    return ReplyFormat(tokenizer, shipped_style(source) or PLAIN)
+    style = shipped_style(source) if source else PLAIN
+    return ReplyFormat(tokenizer, style or probed_style(tokenizer, source, lambda *what: _read(tokenizer, *what)))
+
+
+def _read(tokenizer: PreTrainedTokenizerFast, style: Style, written: Written) -> Said:
+    """What a template wrote, read as if a model had."""
+    prompt, tokens = (
+        tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        for text in (written.prompt, written.text)
+    )
+    return ReplyFormat(tokenizer, style).parse(tokens, prompt, "any" if written.calls else None)
