@@ -41,6 +41,11 @@ class HarmonyMachine:
         return None if self._state in ("header", "between") else self._state == "thinking"
 
     @property
+    def answers(self) -> bool:
+        """Whether an answer has begun."""
+        return self._answered
+
+    @property
     def settled(self) -> bool:
         """Whether no thinking can come any more: never sure."""
         return False
