@@ -381,7 +381,7 @@ def test_a_common_beginning_is_read_once(model: Decoder, way: str) -> None:
 
 
 def test_a_long_prompt_is_read_in_pieces_while_others_go_on(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luopan.generate.engine._PIECE", 8)
+    monkeypatch.setattr("luopan.generate.session._PIECE", 8)
     engine = Engine(model, eos_ids=[])
     params = SamplingParams(max_new_tokens=20, temperature=0)
     prompts = [ragged_prompts(1)[0], SYSTEM]
@@ -405,7 +405,7 @@ def test_a_long_prompt_is_read_in_pieces_while_others_go_on(model: Decoder, monk
 
 
 def test_one_may_be_cancelled_while_it_is_read(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luopan.generate.engine._PIECE", 8)
+    monkeypatch.setattr("luopan.generate.session._PIECE", 8)
     engine = Engine(model, eos_ids=[])
     params = SamplingParams(max_new_tokens=30, temperature=0)
     expected = engine.generate([[1, 2, 3]], params)[0].tokens

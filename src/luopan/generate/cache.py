@@ -137,37 +137,47 @@ class SlotCache:
         self._note(held)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write one token's keys and values [B, Hkv, 1, D] per active slot; views [B, Hkv, S, D] of all held."""
-        count, reach = self.active, self.longest + 1
+        """Write keys and values [B, Hkv, T, D] of the active slots' new tokens; views [B, Hkv, S, D] of all held."""
+        count, reach = self.active, self.longest + keys.shape[2]
         held_keys, held_values = self._keys[layer], self._values[layer]
         if self._even:  # a slice costs a fifth of an index
             held_keys[:count, :, self.longest : reach] = keys
             held_values[:count, :, self.longest : reach] = values
             return held_keys[:count, :, :reach], held_values[:count, :, :reach]
-        rows, positions = self._rows[:count], self.lengths[:count]
-        held_keys[rows, :, positions] = keys[:, :, 0].to(held_keys.dtype)
-        held_values[rows, :, positions] = values[:, :, 0].to(held_values.dtype)
+        rows, positions = self._rows[:count, None], self.position_ids(keys.shape[2])
+        held_keys[rows, :, positions] = keys.transpose(1, 2).to(held_keys.dtype)
+        held_values[rows, :, positions] = values.transpose(1, 2).to(held_values.dtype)
         return held_keys[:count, :, :reach], held_values[:count, :, :reach]
 
     def mask(self, length: int, window: int | None = None) -> Tensor:
-        """bool [B, 1, 1, S]: each request sees its own tokens and the one being written, the `window` latest of them.
+        """bool [B, 1, T, S]: each new token sees its request's own up to itself, the `window` latest of them.
 
         Keys outside the window stay held: what a window saves while decoding is not memory.
         """
-        assert length == 1, "slots take one token at a time"
-        columns, newest = self._columns[: self.longest + 1], self.lengths[: self.active, None]
+        self.reserve(self.longest + length)
+        columns, newest = self._columns[: self.longest + length], self.position_ids(length)[..., None]
         mask = columns <= newest
-        return (mask if window is None else mask & (columns > newest - window))[:, None, None]
+        return (mask if window is None else mask & (columns > newest - window))[:, None]
 
-    def position_ids(self) -> Tensor:
-        """[B, 1]: the position of each request's next token."""
-        return self.lengths[: self.active, None]
+    def position_ids(self, length: int = 1) -> Tensor:
+        """[B, T]: the positions of each request's next tokens."""
+        following = self.lengths[: self.active, None]
+        return following if length == 1 else following + torch.arange(length, device=following.device)
 
-    def advance(self) -> None:
-        """Count the token that every active slot has just taken, and make room for the next."""
-        self.lengths[: self.active] += 1
-        self.longest += 1
+    def advance(self, count: int = 1) -> None:
+        """Count the tokens that every active slot has just taken, and make room for the next."""
+        self.lengths[: self.active] += count
+        self.longest += count
         self.reserve(self.longest + 1)
+
+    def rewind(self, slot: int, count: int) -> None:
+        """Forget the last tokens of a slot."""
+        if count:
+            held = [self.longest - behind for behind in self._behind]
+            held[slot] -= count
+            self.lengths[slot] -= count
+            self.longest = max(held)
+            self._note(held)
 
     def reorder(self, source: Tensor) -> None:
         """Slot i becomes a copy of slot source[i], for all active slots, which hold the same number of tokens."""

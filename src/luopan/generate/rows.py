@@ -101,6 +101,20 @@ class Rows:
         self._tell_constraints(rows, tokens)
         return tokens, logprobs
 
+    def guess(self, row: int, logits: Tensor, ahead: int) -> int:
+        """What `take` would choose for a row from logits [V] of another model, so many tokens later; penalties, biases
+        and what is barred are left aside."""
+        params = self.asked[row].params
+        if params.greedy:
+            return int(logits.argmax())
+        plain = SamplingParams(
+            temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p,
+            typical_p=params.typical_p,
+        )  # fmt: skip
+        uniform = self.noise[row, int(self.generated[row]) + ahead]
+        knobs = Knobs.of([plain], self.device)
+        return int(choose(warp(logits[None], knobs), knobs, uniform[None, None])[0])
+
     def ended(self, rows: slice, tokens: Tensor) -> Tensor:
         """bool [n]: which of the tokens [n] ends its request, be it that nothing can follow it."""
         found = self._are_ends(rows, tokens)

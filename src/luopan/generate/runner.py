@@ -40,6 +40,12 @@ class Runner(Protocol):
     def decode(self, tokens: Tensor) -> Tensor:
         """Feed each running row its token [active]: logits [active, V]."""
 
+    def extend(self, tokens: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Feed each running row some tokens, one at least: logits [n, V] after each of a row's n."""
+
+    def rewind(self, row: int, count: int) -> None:
+        """Forget the last `count` tokens that a row was fed."""
+
     def compact(self, source: Sequence[int], target: Sequence[int], active: int) -> None:
         """Rows `source` take the places `target`; the first `active` stay."""
 
@@ -107,6 +113,21 @@ class TorchRunner:
         hidden = self.model.hidden(tokens[:, None], self.cache.position_ids(), cache=self.cache)  # [n, 1, C]
         self.cache.advance()
         return self.model.logits(hidden[:, 0])
+
+    def extend(self, tokens: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See `Runner`."""
+        width = max(map(len, tokens))
+        ids = [[*row, *[self.pad_id] * (width - len(row))] for row in tokens]
+        positions = self.cache.position_ids(width)
+        hidden = self.model.hidden(torch.tensor(ids, device=self.device), positions, cache=self.cache)
+        self.cache.advance(width)
+        for row, fed in enumerate(tokens):
+            self.cache.rewind(row, width - len(fed))
+        return [self.model.logits(hidden[row, : len(fed)]) for row, fed in enumerate(tokens)]
+
+    def rewind(self, row: int, count: int) -> None:
+        """See `Runner`."""
+        self.cache.rewind(row, count)
 
     def compact(self, source: Sequence[int], target: Sequence[int], active: int) -> None:
         """See `Runner`."""

@@ -23,6 +23,7 @@ from luopan.generate.replies_parts import Fault, Piece, Said, ToolCall
 from luopan.generate.replies_text import ReplyReader, TextReader
 from luopan.generate.rows import Likeliest
 from luopan.generate.score import Score, continuation_logprobs
+from luopan.generate.speculation import Speculation
 from luopan.model.decoder import Decoder
 from luopan.tokens.chat import encode_prompt, encode_text, stop_ids
 
@@ -55,7 +56,7 @@ class TextGenerator:
     """A model and its tokenizer, ready to speak. Sampling parameters are those of `SamplingParams`, by name.
 
     device: where to move the model (None: where it is). eos_ids: what ends an answer (None: the tokenizer's ends of
-    turn and of document). ModelError if the tokenizer has more tokens than the model. Errors of every method:
+    turn and of document). max_batch, max_cache_bytes, speculation: see `Engine`. ModelError if the tokenizer has more tokens than the model. Errors of every method:
     RecipeError for sampling parameters, DataError for a prompt that is empty or longer than the context.
     """
 
@@ -67,6 +68,8 @@ class TextGenerator:
         *,
         eos_ids: Sequence[int] | None = None,
         max_batch: int = 128,
+        max_cache_bytes: int | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         if len(tokenizer) > model.config.vocab_size:
             raise ModelError(
@@ -77,7 +80,10 @@ class TextGenerator:
         self.tokenizer = tokenizer
         self.reply_format = ReplyFormat.of(tokenizer)
         ends = stop_ids(tokenizer) if eos_ids is None else list(eos_ids)
-        self.engine = Engine(self.model, eos_ids=ends, pad_id=tokenizer.pad_token_id or 0, max_batch=max_batch)
+        self.engine = Engine(
+            self.model, eos_ids=ends, pad_id=tokenizer.pad_token_id or 0, max_batch=max_batch,
+            max_cache_bytes=max_cache_bytes, speculation=speculation,
+        )  # fmt: skip
 
     @overload
     def generate(self, prompt: str, params: SamplingParams | None = None, **values: Any) -> str: ...

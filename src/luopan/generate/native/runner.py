@@ -107,14 +107,31 @@ class NativeRunner:
 
     def decode(self, tokens: Tensor) -> Tensor:
         """See `Runner`."""
-        fed = tokens.tolist()
-        places = [len(self._held[slot]) for slot in self._rows]
-        self._reserve(0, max(places) + 1)
+        return self._follow([[token] for token in tokens.tolist()])
+
+    def extend(self, tokens: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See `Runner`."""
+        return list(self._follow(tokens).split([len(row) for row in tokens]))
+
+    def rewind(self, row: int, count: int) -> None:
+        """See `Runner`."""
+        held = self._held[self._rows[row]]
+        del held[len(held) - count :]
+
+    def _follow(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Feed each row its tokens: logits [how many, V]."""
+        self._reserve(0, max(len(self._held[slot]) + len(row) for slot, row in zip(self._rows, tokens)))
+        fed: list[int] = []
+        slots: list[int] = []
+        places: list[int] = []
+        for slot, row in zip(self._rows, tokens, strict=True):
+            held = self._held[slot]
+            places += range(len(held), len(held) + len(row))
+            slots += [slot] * len(row)
+            fed += row
+            held += row
         keys, values = self._block
-        logits = self._pass(keys, values, fed, self._rows, places, range(len(fed)))
-        for slot, token in zip(self._rows, fed):
-            self._held[slot].append(token)
-        return logits
+        return self._pass(keys, values, fed, slots, places, range(len(fed)))
 
     def compact(self, source: Sequence[int], target: Sequence[int], active: int) -> None:
         """See `Runner`."""
