@@ -56,8 +56,9 @@ class TextGenerator:
     """A model and its tokenizer, ready to speak. Sampling parameters are those of `SamplingParams`, by name.
 
     device: where to move the model (None: where it is). eos_ids: what ends an answer (None: the tokenizer's ends of
-    turn and of document). max_batch, max_cache_bytes, speculation: see `Engine`. ModelError if the tokenizer has more tokens than the model. Errors of every method:
-    RecipeError for sampling parameters, DataError for a prompt that is empty or longer than the context.
+    turn and of document). max_batch, max_cache_bytes, speculation: see `Engine`. ModelError if the tokenizer has more
+    tokens than the model. Errors of every method: RecipeError for sampling parameters, DataError for a prompt that is
+    empty or longer than the context.
     """
 
     def __init__(

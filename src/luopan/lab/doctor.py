@@ -29,6 +29,8 @@ OPTIONAL = {
     "tensorboard": "report_to: tensorboard is not to be had (pip install tensorboard)",
     "trackio": "report_to: trackio is not to be had (pip install trackio)",
     "wandb": "report_to: wandb is not to be had (pip install wandb)",
+    "fastapi": "luopan serve is not to be had (pip install luopan[serve])",
+    "llguidance": "answers bound to a schema or grammar are not to be had (pip install luopan[serve])",
 }
 LEAST_MEMORY = 2 * 10**9
 LEAST_DISK = 2 * 10**9
@@ -98,6 +100,11 @@ def examine(runs: Path = Path("runs")) -> Diagnosis:
     found.missing = {name: cost for name, cost in OPTIONAL.items() if name not in found.packages}
     if found.compiler is None:
         found.missing["a C compiler"] = "torch.compile is not to be had"
+    if found.torch is not None:
+        from luopan.generate.native.build import reason
+
+        if (why := reason()) is not None:
+            found.missing["the compiled decoding pass"] = f"small models answer several times slower on a CPU ({why})"
     problems += _shortages(found)
     return found
 
