@@ -1,14 +1,17 @@
 """Sampling speed, side by side with transformers.generate on the same weights.
 
     python benchmarks/generate.py [--shape 5.5M | 135M | --hidden-size 128 --layers 3 ...] [--batch 1 16 128]
-                                  [--ragged] [--threads 1]
+                                  [--ragged] [--ends 32] [--threads 2]
 
 Both sample at temperature 1 without filters from prompts of --prompt-tokens tokens (--ragged: of an eighth of that to
-all of it, padded on the left for transformers), and both are made to write exactly --new-tokens. The two are timed in
-turn and the median of the ratios of neighbouring pairs is reported, so that a machine that is busy at times is unfair
-to neither. "shared" gives every eight requests one prompt, as groups of rollouts have; transformers reads each of them,
-we read it once. Only sampled tokens count; reading the prompts is in the time. The C library's allocator is tuned for
-both, as the command line does it.
+all of it, padded on the left for transformers), and both are made to write exactly --new-tokens. With --ends N answers
+end as answers do, at a stop token that comes after N tokens on average, --new-tokens at most; transformers goes on until
+the longest is done. Rates are of the tokens up to the ends.
+
+The two run in turn and the median of the ratios of neighbouring pairs is reported, so that a machine that is busy at
+times is unfair to neither. "shared" gives every eight requests one prompt, as groups of rollouts have; transformers reads
+each of them, we read it once. Only generated tokens count; reading the prompts is in the time. The C library's allocator
+is tuned for both, as the command line does it.
 """
 
 from __future__ import annotations
@@ -54,31 +57,37 @@ def main() -> None:
     print(
         f"{model.config.num_parameters() / 1e6:.2f}M parameters, torch {torch.__version__}, {options.threads} threads"
     )
+    ends = end_tokens(options)
     print(f"{'batch':>5} {'prompts':>8} {'ours tok/s':>11} {'best':>8} {'transformers':>13} {'ratio':>7}")
     for batch in options.batch:
         for shared in (False, True) if batch >= 8 else (False,):
             prompts = make_prompts(batch, options, shared)
-            ours, theirs = lambda p=prompts: run_ours(model, p, options), lambda p=prompts: run_theirs(peer, p, options)
-            report(batch, shared, batch * options.new_tokens, ours, theirs, options.rounds)
+            report(
+                batch, shared, lambda p=prompts: run_ours(model, p, options, ends),
+                lambda p=prompts: run_theirs(peer, p, options, ends), options.rounds,
+            )  # fmt: skip
 
 
-def report(
-    batch: int, shared: bool, tokens: int, ours: Callable[[], None], theirs: Callable[[], None], rounds: int
-) -> None:
-    """Time both in turn and print medians."""
+def report(batch: int, shared: bool, ours: Callable[[], int], theirs: Callable[[], int], rounds: int) -> None:
+    """Take both in turn and print medians of their rates, in tokens per second."""
     ours(), theirs()  # first calls allocate
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    pairs = [(rate(ours), rate(theirs)) for _ in range(rounds)]
     mine, other = (statistics.median(column) for column in zip(*pairs))
-    ratio = statistics.median(b / a for a, b in pairs)
-    best = tokens / min(a for a, _ in pairs)
+    ratio = statistics.median(a / b for a, b in pairs)
+    best = max(a for a, _ in pairs)
     kind = "shared" if shared else "distinct"
-    print(f"{batch:>5} {kind:>8} {tokens / mine:>11,.0f} {best:>8,.0f} {tokens / other:>13,.0f} {ratio:>6.1f}x")
+    print(f"{batch:>5} {kind:>8} {mine:>11,.0f} {best:>8,.0f} {other:>13,.0f} {ratio:>6.1f}x")
 
 
-def seconds(function: Callable[[], None]) -> float:
+def rate(function: Callable[[], int]) -> float:
+    """Tokens per second of a call that says how many it made."""
     start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    return function() / (time.perf_counter() - start)
+
+
+def end_tokens(options: argparse.Namespace) -> list[int]:
+    """So many stop tokens that random weights meet one after --ends tokens on average."""
+    return list(range(round(options.vocab_size / options.ends))) if options.ends else []
 
 
 def make_prompts(batch: int, options: argparse.Namespace, shared: bool) -> list[list[int]]:
@@ -90,16 +99,18 @@ def make_prompts(batch: int, options: argparse.Namespace, shared: bool) -> list[
     return [ids[j][: lengths[j]] for j in (i // 8 * 8 if shared else i for i in range(batch))]
 
 
-def run_ours(model: Decoder, prompts: list[list[int]], options: argparse.Namespace) -> None:
-    engine = Engine(model, eos_ids=[], max_batch=len(prompts))
+def run_ours(model: Decoder, prompts: list[list[int]], options: argparse.Namespace, ends: list[int]) -> int:
+    engine = Engine(model, eos_ids=ends, max_batch=len(prompts))
     done = engine.generate(prompts, SamplingParams(max_new_tokens=options.new_tokens), seed=0)
-    assert all(len(completion.tokens) == options.new_tokens for completion in done)
+    assert ends or all(len(completion.tokens) == options.new_tokens for completion in done)
+    return sum(len(completion.tokens) for completion in done)
 
 
-def run_theirs(peer: Any, prompts: list[list[int]], options: argparse.Namespace) -> None:
+def run_theirs(peer: Any, prompts: list[list[int]], options: argparse.Namespace, ends: list[int]) -> int:
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ending: dict[str, Any] = {"eos_token_id": ends} if ends else {"min_new_tokens": options.new_tokens}
     with torch.inference_mode():
         out = peer.generate(
             ids,
@@ -108,11 +119,17 @@ def run_theirs(peer: Any, prompts: list[list[int]], options: argparse.Namespace)
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            min_new_tokens=options.new_tokens,
             max_new_tokens=options.new_tokens,
             pad_token_id=0,
+            **ending,
         )
-    assert out.shape[1] == ids.shape[1] + options.new_tokens
+    said = out[:, width:]
+    if not ends:
+        assert said.shape[1] == options.new_tokens
+        return said.numel()
+    over = torch.isin(said, torch.tensor(ends))
+    # Up to and with the first end.
+    return int(((over.cumsum(1) - over.long()) == 0).sum())
 
 
 def load_peer(model: Decoder) -> Any:
@@ -133,7 +150,8 @@ def parse() -> argparse.Namespace:
         ("vocab-size", 2048),
         ("prompt-tokens", 40),
         ("new-tokens", 40),
-        ("threads", 1),
+        ("threads", torch.get_num_threads()),
+        ("ends", 0),
         ("rounds", 9),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
