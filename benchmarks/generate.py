@@ -5,13 +5,13 @@
 
 Both sample at temperature 1 without filters from prompts of --prompt-tokens tokens (--ragged: of an eighth of that to
 all of it, padded on the left for transformers), and both are made to write exactly --new-tokens. With --ends N answers
-end as answers do, at a stop token that comes after N tokens on average, --new-tokens at most; transformers goes on until
-the longest is done. Rates are of the tokens up to the ends.
+end as answers do, at a stop token that comes after N tokens on average, --new-tokens at most; transformers goes on
+until the longest is done. Rates are of the tokens up to the ends.
 
 The two run in turn and the median of the ratios of neighbouring pairs is reported, so that a machine that is busy at
-times is unfair to neither. "shared" gives every eight requests one prompt, as groups of rollouts have; transformers reads
-each of them, we read it once. Only generated tokens count; reading the prompts is in the time. The C library's allocator
-is tuned for both, as the command line does it.
+times is unfair to neither. "shared" gives every eight requests one prompt, as groups of rollouts have; transformers
+reads each of them, we read it once. Only generated tokens count; reading the prompts is in the time. The C library's
+allocator is tuned for both, as the command line does it.
 """
 
 from __future__ import annotations
