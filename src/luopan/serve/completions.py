@@ -1,0 +1,127 @@
+"""`POST /v1/completions`: texts, or tokens, to be continued."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from luopan.serve.answers import Answer, PlainText, Update
+from luopan.serve.desk import Desk, follow, unless_gone
+from luopan.serve.prepare import Prepared, completion
+from luopan.serve.protocol import CompletionRequest
+from luopan.serve.responses import ERRORS, Completion
+from luopan.serve.stream import DONE, EventStream, event
+from luopan.serve.ticket import Heard
+from luopan.serve.token_bytes import TokenBytes
+from luopan.serve.usage import FINGERPRINT, usage
+
+
+def completion_router(desk: Desk) -> APIRouter:
+    """The route."""
+    router = APIRouter()
+
+    @router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a text; with `stream`, piece by piece as server-sent events that end with `[DONE]`."""
+        served, worker = desk.find(body.model)
+        deadline = desk.deadline()
+        prepared = await unless_gone(request, desk.prepare(completion, served, body))
+        tokenizer = served.generator.tokenizer
+        writer = _Writer(body, prepared, desk.bytes[body.model])
+        answers = [Answer(PlainText(tokenizer, prepared.stop), prepared.ends) for _ in prepared.asks]
+        source = follow(worker, worker.submit(prepared.asks), answers, deadline)
+        if not body.stream:
+            return JSONResponse(await unless_gone(request, _whole(source, answers, writer)))
+        first = await unless_gone(request, anext(source))
+        return EventStream(_streamed(first, source, answers, writer))
+
+    return router
+
+
+async def _whole(
+    source: AsyncIterator[tuple[int, Update]], answers: Sequence[Answer], writer: _Writer
+) -> dict[str, Any]:
+    async with aclosing(source) as updates:  # type: ignore[type-var]
+        gathered = [Update() for _ in answers]
+        async for index, update in updates:
+            gathered[index].add(update)
+    chosen = writer.best(answers)
+    choices = [writer.choice(place, index, gathered[index]) for place, index in enumerate(chosen)]
+    return {**writer.head(), "choices": choices, "usage": usage(writer.prepared, answers)}
+
+
+async def _streamed(
+    first: tuple[int, Update], source: AsyncIterator[tuple[int, Update]], answers: Sequence[Answer], writer: _Writer
+) -> AsyncIterator[bytes]:
+    async with aclosing(source) as updates:  # type: ignore[type-var]
+        yield writer.chunk(*first)
+        async for index, update in updates:
+            yield writer.chunk(index, update)
+    if writer.include_usage:
+        yield event({**writer.head(), "choices": [], "usage": usage(writer.prepared, answers)})
+    yield DONE
+
+
+class _Writer:
+    """Writes one request's answers down. With `echo` the prompt stands before each."""
+
+    def __init__(self, body: CompletionRequest, prepared: Prepared, token_bytes: TokenBytes) -> None:
+        self.prepared, self._bytes, self._n = prepared, token_bytes, body.n or 1
+        self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._common = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
+        self._offsets = [0] * len(prepared.asks)
+
+    def head(self) -> dict[str, Any]:
+        """What every message of this answer begins with."""
+        return {**self._common, "object": "text_completion", "system_fingerprint": FINGERPRINT}
+
+    def best(self, answers: Sequence[Answer]) -> list[int]:
+        """Which answers are given: of each prompt the n with the highest mean log-probability, in that order; all in
+        their own order where no more were made."""
+        size = self.prepared.per_prompt
+        groups = [list(range(start, start + size)) for start in range(0, len(answers), size)]
+        if size == self._n:
+            return [index for group in groups for index in group]
+        ranked = [sorted(group, key=lambda index: -answers[index].mean_logprob) for group in groups]
+        return [index for group in ranked for index in group[: self._n]]
+
+    def choice(self, place: int, index: int, update: Update) -> dict[str, Any]:
+        """One answer, or what is new of it."""
+        return {
+            "index": place,
+            "text": update.text,
+            "logprobs": self._logprobs(index, update.heard),
+            "finish_reason": update.finish_reason,
+        }
+
+    def chunk(self, index: int, update: Update) -> bytes:
+        """One event."""
+        whole = {**self.head(), "choices": [self.choice(index, index, update)]}
+        return event({**whole, "usage": None} if self.include_usage else whole)
+
+    def _logprobs(self, index: int, heard: Sequence[Heard]) -> dict[str, Any] | None:
+        if not self.prepared.logprobs:
+            return None
+        tokens = [self._bytes.text(item.token) for item in heard]
+        offsets = []
+        for text in tokens:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(text)
+        count = self.prepared.top_logprobs
+        return {
+            "tokens": tokens,
+            "token_logprobs": [max(item.logprob, -9999.0) for item in heard],
+            "top_logprobs": [self._likeliest(item) for item in heard] if count else None,
+            "text_offset": offsets,
+        }
+
+    def _likeliest(self, item: Heard) -> dict[str, float]:
+        """The likeliest tokens' texts; the one that came is always among them."""
+        found = {self._bytes.text(token): max(logprob, -9999.0) for token, logprob in reversed(item.top or [])}
+        return {**found, self._bytes.text(item.token): max(item.logprob, -9999.0)}
