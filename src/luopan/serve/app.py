@@ -25,7 +25,7 @@ from luopan.serve.models import ServedModel
 def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAPI:
     """An app for these models. Its workers start and end with it (ASGI's lifespan).
 
-    `app.state.desk` has the workers and the metrics; `app.state.gate` says whether it drains and what is being answered.
+    `app.state.desk` has the workers and the metrics, `app.state.gate` whether it drains and what is being answered.
     """
     desk, gate = Desk(models, settings), GateState()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -53,9 +53,9 @@ def chat_router(desk: Desk) -> APIRouter:
 
 
 async def _whole(
-    source: AsyncIterator[tuple[int, Update]], answers: Sequence[Answer], writer: _Writer
+    source: AsyncGenerator[tuple[int, Update], None], answers: Sequence[Answer], writer: _Writer
 ) -> dict[str, Any]:
-    async with aclosing(source) as updates:  # type: ignore[type-var]
+    async with aclosing(source) as updates:
         gathered = [Update() for _ in answers]
         async for index, update in updates:
             gathered[index].add(update)
@@ -64,9 +64,12 @@ async def _whole(
 
 
 async def _streamed(
-    first: tuple[int, Update], source: AsyncIterator[tuple[int, Update]], answers: Sequence[Answer], writer: _Writer
-) -> AsyncIterator[bytes]:
-    async with aclosing(source) as updates:  # type: ignore[type-var]
+    first: tuple[int, Update],
+    source: AsyncGenerator[tuple[int, Update], None],
+    answers: Sequence[Answer],
+    writer: _Writer,
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(source) as updates:
         for index in range(len(answers)):
             yield writer.chunk(index, {"role": "assistant", "content": ""})
         for chunk in writer.chunks(*first):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from luopan.serve.answers import Answer, Update
 from luopan.serve.config import ServeSettings
-from luopan.serve.errors import ApiError
+from luopan.serve.errors import ApiError, too_many
 from luopan.serve.metrics import Metrics
 from luopan.serve.models import ServedModel
 from luopan.serve.ticket import Ticket
@@ -75,7 +75,7 @@ class Desk:
     async def prepare(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run what takes a while in a thread beside the event loop; ApiError 429 where too many wait for that."""
         if self._preparing >= max(16, self.settings.max_queue):
-            raise ApiError(429, "too many requests; try again later", code="queue_full", headers={"Retry-After": "1"})
+            raise too_many("too many requests; try again later")
         self._preparing += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
@@ -85,7 +85,7 @@ class Desk:
 
 async def follow(
     worker: Worker, ticket: Ticket, answers: Sequence[Answer], deadline: float
-) -> AsyncIterator[tuple[int, Update]]:
+) -> AsyncGenerator[tuple[int, Update], None]:
     """What becomes of the generations, as it comes: (which, what is new). Closed early, it cancels what is left."""
     try:
         while ticket.open:

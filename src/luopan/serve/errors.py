@@ -47,6 +47,11 @@ def refusal(param: str | None, message: str, code: str | None = None) -> ApiErro
     return ApiError(400, message, param=param, code=code)
 
 
+def too_many(message: str) -> ApiError:
+    """A 429 that says when to come again."""
+    return ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
+
+
 def from_luopan(error: LuopanError, param: str | None = None) -> ApiError:
     """An error that the client can mend as a 400, any other as a 500."""
     text = error.message if error.where is None else f"{error.where}: {error.message}"

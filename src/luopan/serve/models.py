@@ -122,14 +122,8 @@ class ModelLoader:
         load_adapter(decoder, folder)
         own = (folder / "tokenizer.json").is_file()
         sampling = default_sampling(str(base))
-        return self._served(
-            name,
-            decoder.to(self.device),
-            model,
-            folder if own else base,
-            sampling,
-            description=f"adapter of {base_name}",
-        )
+        said = f"{model}, adapter of {base_name}"
+        return self._served(name, decoder.to(self.device), said, folder if own else base, sampling)
 
     def _adapter_base(self, folder: Path, name: str) -> Path:
         if not name:
@@ -148,18 +142,12 @@ class ModelLoader:
         return self._bases[folder]
 
     def _served(
-        self,
-        name: str,
-        decoder: Decoder,
-        model: str,
-        tokenizer: Path,
-        sampling: Mapping[str, Any],
-        description: str = "",
+        self, name: str, decoder: Decoder, description: str, tokenizer: Path, sampling: Mapping[str, Any]
     ) -> ServedModel:
         generator = TextGenerator(decoder.eval(), load_tokenizer(tokenizer), max_batch=self.max_batch)
         for parameter in decoder.parameters():
             parameter.requires_grad_(False)
-        return ServedModel(name, generator, default_sampling=sampling, description=description or model)
+        return ServedModel(name, generator, default_sampling=sampling, description=description)
 
 
 def sharing(model: Decoder, but: Sequence[str] = ()) -> Decoder:

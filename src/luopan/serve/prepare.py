@@ -74,9 +74,8 @@ def completion(served: ServedModel, body: CompletionRequest) -> Prepared:
         raise refusal("best_of", f"best_of is {count}, less than n, {body.n}")
     if body.stream and count > (body.n or 1):
         raise refusal("best_of", "best_of cannot be streamed: which is best is known at the end")
-    params = _params(
-        served, body, 16 if body.max_tokens is None else body.max_tokens, "max_tokens", body.logprobs or 0, {}
-    )
+    limit = 16 if body.max_tokens is None else body.max_tokens
+    params = _params(served, body, limit, "max_tokens", body.logprobs or 0, _form(body, None, None))
     prompts = _encoded(served, body.prompt, "prompt")
     asks = _asks(served, prompts, params, body, count, "prompt", thinking=False, chat=False)
     ends = served.generator._ends(params)
@@ -92,18 +91,12 @@ def texts(served: ServedModel, given: Any, field: str) -> list[list[int]]:
 
 
 def _encoded(served: ServedModel, given: Any, field: str) -> list[list[int]]:
-    if isinstance(given, str):
-        given = [given]
-    elif isinstance(given[0], int):
+    if isinstance(given, str) or isinstance(given[0], int):
         given = [given]
     if len(given) > 2048:
         raise refusal(field, f"{field}: {len(given)} in one request, 2048 are the most")
-    found = [
-        [int(i) for i in encode_text(served.generator.tokenizer, one).input_ids[:-1]]
-        if isinstance(one, str)
-        else list(one)
-        for one in given
-    ]
+    tokenizer = served.generator.tokenizer
+    found = [list(encode_text(tokenizer, one).input_ids[:-1]) if isinstance(one, str) else list(one) for one in given]
     if any(not ids for ids in found):
         raise refusal(field, f"{field}: an empty text leaves nothing to go on from")
     return found
@@ -167,7 +160,7 @@ def _form(body: Sampling, tools: Sequence[Mapping[str, Any]] | None, forced: str
     if forced is not None and tools is not None:
         asked["tool_choice"] = {"json_schema": _json(call_schema(tools, forced), "tools")}
     if len(asked) > 1:
-        raise refusal(list(asked)[0], f"{' and '.join(asked)} each say what the answer must be: give one")
+        raise refusal(next(iter(asked)), f"{' and '.join(asked)} each say what the answer must be: give one")
     form: dict[str, Any] = next(iter(asked.values()), {})
     if form:
         for field in ("min_tokens", "bad_words"):
@@ -177,7 +170,7 @@ def _form(body: Sampling, tools: Sequence[Mapping[str, Any]] | None, forced: str
 
 
 def call_schema(tools: Sequence[Mapping[str, Any]], forced: str) -> dict[str, Any]:
-    """The JSON schema of a call: `{"name": …, "arguments": …}` of the tool `forced`, or of any tool if that is empty."""
+    """The JSON schema of a call, `{"name": …, "arguments": …}`, of the tool `forced`, or of any if that is empty."""
     calls = [
         {
             "type": "object",

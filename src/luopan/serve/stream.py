@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,11 +27,11 @@ def event(payload: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends what `source` gives; an error in the middle is an event as well, and then the stream ends without [DONE]."""
+    """Sends what `source` gives. An error in the middle is an event as well; then the stream ends without [DONE]."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
+    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._source = source
@@ -64,4 +64,4 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             with suppress(Exception):
-                await self._source.aclose()  # type: ignore[attr-defined]
+                await self._source.aclose()

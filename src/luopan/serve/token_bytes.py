@@ -32,7 +32,7 @@ class TokenBytes:
         if token in self._added:
             return self._added[token].encode()
         piece = self._tokenizer.convert_ids_to_tokens(token)
-        if piece is None:
+        if not isinstance(piece, str):
             return b""
         if self._kind == "bytes":
             alphabet = _alphabet()

@@ -1,4 +1,4 @@
-"""A model's thread: it owns the engine's session, lets requests in, makes steps, and survives whatever one of them does.
+"""A model's thread: it owns the engine's session, lets requests in, makes steps, and survives what one of them does.
 
 The event loop talks to it through a lock-protected inbox; it talks back by `call_soon_threadsafe`, once per step. It
 never touches text. With nothing to do it sleeps on a condition. A step that fails takes the requests that were in the
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from luopan.errors import LuopanError
 from luopan.generate.engine import Engine, Session
-from luopan.serve.errors import ApiError, from_luopan
+from luopan.serve.errors import ApiError, from_luopan, too_many
 from luopan.serve.metrics import ModelMeter
 from luopan.serve.ticket import Ask, Heard, News, Seat, Ticket
 
@@ -80,7 +80,7 @@ class Worker:
                 raise ApiError(400, f"{len(asks)} generations in one request; this server takes {capacity} at most")
             if self._inside + len(asks) > capacity:
                 message = f"too many requests: {self._inside} are running or waiting; try again later"
-                raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
+                raise too_many(message)
             self._inside += len(asks)
             for seat in ticket.seats:
                 seat.came = now
@@ -126,9 +126,7 @@ class Worker:
             if self._ending:
                 raise ApiError(503, "the server is ending", code="draining")
             if len(self._jobs) >= max(1, self.max_queue):
-                raise ApiError(
-                    429, "too many requests; try again later", code="queue_full", headers={"Retry-After": "1"}
-                )
+                raise too_many("too many requests; try again later")
             self._jobs.append(job)
             self._changed.notify()
         return await future
@@ -166,9 +164,9 @@ class Worker:
             return
         self._session.step(self._listen)
         for number in list(self._session.finished):
-            seat = self._live.pop(number, None)
             completion = self._session.finished.pop(number)
-            if seat is not None:
+            if number in self._live:
+                seat = self._live.pop(number)
                 self._leave(seat)
                 self._post.append(News(seat, self._taken(seat), completion.finish_reason, None))
 
