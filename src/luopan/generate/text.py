@@ -14,9 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.beam import beam_search
+from luopan.generate.budget import thinking_format
 from luopan.generate.config import SamplingParams, sampling_params
+from luopan.generate.constraint import Constraint, constraints_for
 from luopan.generate.detokenize import TextStream
 from luopan.generate.engine import Completion, Engine, FinishReason
+from luopan.generate.rows import Likeliest
 from luopan.generate.score import Score, continuation_logprobs
 from luopan.generate.thinking import Piece, ThinkingSplitter
 from luopan.model.decoder import Decoder
@@ -30,7 +33,7 @@ class Reply:
     """An answer. `text` without thinking, special tokens and stop strings; `thinking` None where there was none.
 
     tokens and their logprobs as in `Completion` (the stop token included); prompt_tokens is how many came before.
-    score: by which it was chosen among others, where it was.
+    score: by which it was chosen among others, where it was. top_logprobs as in `Completion`.
     """
 
     text: str
@@ -40,6 +43,7 @@ class Reply:
     logprobs: list[float]
     prompt_tokens: int
     score: float | None = None
+    top_logprobs: Likeliest | None = None
 
 
 class TextGenerator:
@@ -127,7 +131,11 @@ class TextGenerator:
 
         listener = listen if any(stream is not None for stream in streams) else None
         bare = [self._bare(one) for one in told]
-        completions = self.engine.generate(prompts, bare, request_ids=request_ids, on_token=listener)
+        bound = [
+            self.constraint(prompt, one, think=thinking, chat=not isinstance(request, str))
+            for request, prompt, one, thinking in zip(requests, prompts, told, each, strict=True)
+        ]
+        completions = self.engine.generate(prompts, bare, request_ids=request_ids, on_token=listener, constraints=bound)
         decoded = self._decode(completions, ends)
         said = [
             text if stream is None else heard + stream.finish() for text, heard, stream in zip(decoded, said, streams)
@@ -144,7 +152,8 @@ class TextGenerator:
         """
         ids = self.encode(prompt)
         pieces: list[str] = []
-        completion = yield from self._stream(ids, _params(params, values), pieces)
+        told = _params(params, values)
+        completion = yield from self._stream(ids, told, pieces, self.constraint(ids, told, chat=False))
         return _reply("".join(pieces), completion, len(ids), chat=False)
 
     def stream_chat(
@@ -163,7 +172,8 @@ class TextGenerator:
         ids = self.encode(messages, enable_thinking, tools)
         said: list[str] = []
         splitter = ThinkingSplitter()
-        source = self._stream(ids, _params(params, values), said)
+        told = _params(params, values)
+        source = self._stream(ids, told, said, self.constraint(ids, told, think=enable_thinking))
         while True:
             try:
                 yield from splitter.push(next(source))
@@ -257,6 +267,15 @@ class TextGenerator:
             raise DataError("the prompt is empty: there is nothing to go on from")
         return ids
 
+    def constraint(
+        self, prompt: Sequence[int], params: SamplingParams, *, think: bool = False, chat: bool = True
+    ) -> Constraint | None:
+        """What binds one answer to these tokens, where the parameters ask for it (`constraints_for`)."""
+        if not params.constrained:
+            return None
+        opened = thinking_format(self.tokenizer).begun_by(prompt)
+        return constraints_for(self.tokenizer, params, opened=opened, think=think, chat=chat)
+
     def _encode_text(self, text: str) -> list[int]:
         return list(encode_text(self.tokenizer, text).input_ids[:-1])  # without the end of the document
 
@@ -280,15 +299,20 @@ class TextGenerator:
         decoded = self.tokenizer.batch_decode(bodies, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [str(text) for text in decoded]
 
-    def _stream(self, ids: list[int], params: SamplingParams, said: list[str]) -> Generator[str, None, Completion]:
+    def _stream(
+        self, ids: list[int], params: SamplingParams, said: list[str], constraint: Constraint | None
+    ) -> Generator[str, None, Completion]:
         """Yield text as it becomes certain, writing it down in `said`; returns the tokens."""
         stream, ends = TextStream(self.tokenizer, params.stop), self._ends(params)
         tokens: list[int] = []
         logprobs: list[float] = []
+        tops: Likeliest | None = [] if params.top_logprobs else None
         reason: FinishReason = "length"
-        for item in self.engine.stream([ids], self._bare(params)):
+        for item in self.engine.stream([ids], self._bare(params), constraints=[constraint]):
             tokens.append(item.token)
             logprobs.append(item.logprob)
+            if tops is not None:
+                tops.append(item.top_logprobs or [])
             text = "" if item.token in ends else stream.push(item.token)
             if text:
                 said.append(text)
@@ -299,7 +323,7 @@ class TextGenerator:
         if rest := stream.finish():
             said.append(rest)
             yield rest
-        return Completion(tokens, logprobs, reason)
+        return Completion(tokens, logprobs, reason, tops)
 
 
 def mean_logprob(reply: Reply) -> float:
@@ -315,4 +339,7 @@ def _params(params: SamplingParams | None, values: Mapping[str, Any]) -> Samplin
 
 def _reply(text: str, completion: Completion, prompt_tokens: int, *, chat: bool) -> Reply:
     thinking, answer = split_thinking(text) if chat else (None, text)
-    return Reply(answer, thinking, completion.tokens, completion.finish_reason, completion.logprobs, prompt_tokens)
+    return Reply(
+        answer, thinking, completion.tokens, completion.finish_reason, completion.logprobs, prompt_tokens,
+        top_logprobs=completion.top_logprobs,
+    )  # fmt: skip
