@@ -6,24 +6,27 @@ beside the worker's thread: matrix products hold no lock of the interpreter, so 
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from luopan.generate.detokenize import TextStream
+from transformers import PreTrainedTokenizerFast
+
 from luopan.generate.engine import FinishReason
-from luopan.generate.thinking import ThinkingSplitter
+from luopan.generate.replies import Piece, ReplyFormat, ReplyParser, ToolCall
+from luopan.generate.replies_text import TextReader
 from luopan.serve.prepare import Prepared
 from luopan.serve.ticket import Heard
-
-Kind = Literal["thinking", "answer"]
+from luopan.serve.token_bytes import TokenBytes
 
 
 class Parser(Protocol):
     """What reads tokens: `luopan.generate.replies.ReplyParser` for chats, `PlainText` for completions."""
 
     @property
-    def tool_calls(self) -> Sequence[Any]:
+    def tool_calls(self) -> Sequence[ToolCall]:
         """Calls that are complete."""
 
     @property
@@ -34,33 +37,18 @@ class Parser(Protocol):
     def stopped(self) -> bool:
         """Whether a stop string has ended the reply."""
 
-    def push(self, token: int) -> Sequence[Any]:
+    def push(self, token: int) -> Sequence[Piece]:
         """Pieces that are certain now."""
 
-    def finish(self) -> Sequence[Any]:
+    def finish(self) -> Sequence[Piece]:
         """The rest."""
 
 
-class PlainText:
-    """Text as it is."""
+class PlainText(TextReader):
+    """A completion: text as it is."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._stream = TextStream(tokenizer, stop)
-        self.tool_calls: list[Any] = []
-        self.thinking_tokens = 0
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has come."""
-        return self._stream.stopped
-
-    def push(self, token: int) -> list[str]:
-        """What is certain now."""
-        return [text] if (text := self._stream.push(token)) else []
-
-    def finish(self) -> list[str]:
-        """The rest."""
-        return [text] if (text := self._stream.finish()) else []
+    tool_calls: Sequence[ToolCall] = ()
+    thinking_tokens = 0
 
 
 @dataclass
@@ -71,7 +59,7 @@ class Update:
     thinking: str = ""
     text: str = ""
     heard: list[Heard] = field(default_factory=list)
-    calls: list[Any] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     finish_reason: str | None = None
 
     @property
@@ -90,12 +78,16 @@ class Update:
 
 class Answer:
     """One choice, fed with tokens. `ends`: tokens that end it. `first_call_only`: end behind the first tool call.
+    `token_bytes` tells tokens of the layout between thinking and answer from the answer's.
 
     After `done` whatever comes is left out, so that an answer does not depend on how soon its worker heard of its end.
     """
 
-    def __init__(self, parser: Parser, ends: frozenset[int], *, first_call_only: bool = False) -> None:
-        self._parser, self._ends, self._first_call_only = parser, ends, first_call_only
+    def __init__(
+        self, parser: Parser, ends: frozenset[int], token_bytes: TokenBytes, *, first_call_only: bool = False
+    ) -> None:
+        self._parser, self._ends, self._bytes, self._first_call_only = parser, ends, token_bytes, first_call_only
+        self._begun = False  # whether there has been text of the answer
         self._waiting: list[Heard] = []  # tokens whose text is not out yet
         self._called = 0
         self._logprob_sum = 0.0
@@ -133,30 +125,45 @@ class Answer:
             return True
         before = self._parser.thinking_tokens
         pieces = self._parser.push(item.token)
-        if self._parser.thinking_tokens == before:
-            self._waiting.append(item)
+        self._waiting.append(item)
+        if thought := self._parser.thinking_tokens - before:  # more than one where it shows late
+            del self._waiting[-thought:]
         self._say(update, pieces)
-        new = self._parser.tool_calls[self._called :]
-        self._called += len(new)
-        update.calls += new[:1] if self._first_call_only else new
-        return self._parser.stopped or (self._first_call_only and bool(new))
+        self._note_calls(update)
+        return self._parser.stopped or (self._first_call_only and self._called > 0)
 
-    def _say(self, update: Update, pieces: Sequence[Any]) -> None:
+    def _note_calls(self, update: Update) -> None:
+        new = self._parser.tool_calls[self._called :]
+        if self._first_call_only:
+            new = new[: 1 - self._called]
+        if new:
+            self._called += len(new)
+            update.calls += new
+            self._waiting = []  # tokens of calls are none of the text
+
+    def _say(self, update: Update, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            if getattr(piece, "thinking", False):
+            if piece.thinking:
                 update.thinking += piece
             else:
+                if not self._begun:
+                    self._leave_layout_out(piece)
+                self._begun = True
                 update.text += piece
                 update.heard += self._waiting
                 self._waiting = []
 
+    def _leave_layout_out(self, text: str) -> None:
+        """White space before the answer that is none of its text."""
+        while self._waiting and not text.startswith(found := self._bytes.text(self._waiting[0].token)):
+            if found.strip():
+                return
+            del self._waiting[0]
+
     def _end(self, update: Update, reason: str) -> None:
         stopped = self._parser.stopped
         self._say(update, self._parser.finish())
-        if not self._first_call_only or not self._called:
-            new = self._parser.tool_calls[self._called :]
-            self._called += len(new)
-            update.calls += new[:1] if self._first_call_only else new
+        self._note_calls(update)
         if not stopped:  # tokens behind a stop string have no text
             update.heard += self._waiting
         self._waiting = []
@@ -164,27 +171,50 @@ class Answer:
         update.finish_reason = "tool_calls" if self._called and reason == "stop" else reason
 
 
-class _TaggedText:
-    """Thinking between tags, then the answer."""
+class ForcedCall:
+    """A reply whose answer is bound to be a call's JSON (`prepare.call_schema`): it is read whole, at the end.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._stream, self._splitter = TextStream(tokenizer, stop), ThinkingSplitter()
-        self.tool_calls: list[Any] = []
-        self.thinking_tokens = 0
+    JSON that was cut off is no call, and its text is left out: half of a call is no answer either.
+    """
+
+    def __init__(self, reply: ReplyParser) -> None:
+        self._reply = reply
+        self._text = ""
+        self.tool_calls: list[ToolCall] = []
+
+    @property
+    def thinking_tokens(self) -> int:
+        """How many tokens were thinking."""
+        return self._reply.thinking_tokens
 
     @property
     def stopped(self) -> bool:
-        return self._stream.stopped
+        """Never: stop strings are no part of such an answer."""
+        return False
 
-    def push(self, token: int) -> list[Any]:
-        pieces = self._splitter.push(self._stream.push(token))
-        self.thinking_tokens += any(piece.thinking for piece in pieces)
+    def push(self, token: int) -> list[Piece]:
+        """The thinking."""
+        return self._kept(self._reply.push(token))
+
+    def finish(self) -> list[Piece]:
+        """The rest of the thinking; the call is known now."""
+        pieces = self._kept(self._reply.finish())
+        try:
+            said = json.loads(self._text)
+        except ValueError:
+            return pieces
+        arguments = json.dumps(said["arguments"], ensure_ascii=False)
+        self.tool_calls.append(ToolCall(f"call_{secrets.token_hex(12)}", said["name"], arguments))
         return pieces
 
-    def finish(self) -> list[Any]:
-        return [*self._splitter.push(self._stream.finish()), *self._splitter.finish()]
+    def _kept(self, pieces: Sequence[Piece]) -> list[Piece]:
+        self._text += "".join(piece for piece in pieces if not piece.thinking)
+        return [piece for piece in pieces if piece.thinking]
 
 
-def answer_parser(tokenizer: Any, prepared: Prepared) -> Parser:
-    """What reads this model's replies."""
-    return _TaggedText(tokenizer, prepared.stop)
+def answer_parser(tokenizer: PreTrainedTokenizerFast, prepared: Prepared) -> Parser:
+    """What reads this model's replies to the prompt (a chat has one)."""
+    form, prompt = ReplyFormat.of(tokenizer), prepared.prompts[0]
+    if prepared.forced is not None:
+        return ForcedCall(form.parser(prompt))
+    return form.parser(prompt, prepared.tools, stop=prepared.stop, arguments=prepared.arguments)

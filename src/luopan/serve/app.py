@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
+from importlib.util import find_spec
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -35,7 +38,7 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
         try:
             yield
         finally:
-            desk.stop()
+            await asyncio.to_thread(desk.stop)
 
     # The interactive pages of FastAPI load scripts from elsewhere; the schema itself is served.
     app = FastAPI(title="Luopan", lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -45,8 +48,10 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
     app.include_router(completion_router(desk))
     app.include_router(embedding_router(desk))
     app.include_router(listing_router(desk, gate))
+    if settings.page:
+        _mount_page(app, desk, settings)
     app.add_middleware(Gate, settings=settings, state=gate)
-    app.add_middleware(Counted, metrics=desk.metrics, paths=_paths(app))
+    app.add_middleware(Counted, metrics=desk.metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -58,15 +63,25 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
     return app
 
 
-def _paths(app: FastAPI) -> frozenset[str]:
-    return frozenset(path for route in app.routes if "{" not in (path := getattr(route, "path", "")))
+def _mount_page(app: FastAPI, desk: Desk, settings: ServeSettings) -> None:
+    """The page's files, and what it asks beside the API."""
+    tokenizers = {name: model.generator.tokenizer for name, model in desk.models.items()}
+    parts = {"page": settings, "playground": tokenizers, "runs": settings.runs, "tally": settings.votes}
+    for part, argument in parts.items():
+        if find_spec(f"luopan.serve.{part}") is not None:
+            module = import_module(f"luopan.serve.{part}")
+            app.include_router(getattr(module, f"{part}_router")(argument))
 
 
 class Counted:
-    """ASGI middleware that counts requests and times them, by route; what has no route is counted as one."""
+    """ASGI middleware that counts requests and times them, by route; all that is no part of the API counts as one."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
-        self.app, self.metrics, self.paths = app, metrics, paths
+    routes = frozenset(
+        ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/health", "/metrics")
+    )
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,6 +99,6 @@ class Counted:
         try:
             await self.app(scope, receive, send_noted)
         finally:
-            route = scope["path"] if scope["path"] in self.paths else "other"
+            route = scope["path"] if scope["path"] in self.routes else "other"
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - began)

@@ -37,6 +37,7 @@ def chat_router(desk: Desk) -> APIRouter:
             Answer(
                 answer_parser(served.generator.tokenizer, prepared),
                 prepared.ends,
+                desk.bytes[body.model],
                 first_call_only=body.parallel_tool_calls is False,
             )
             for _ in prepared.asks

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from luopan.errors import RecipeError
 
 MIB = 2**20
 
@@ -19,7 +22,8 @@ class ServeSettings(BaseModel):
     max_body_bytes: of one request. max_queue: how many requests may wait per model, above those that run. max_batch:
     how many run at once per model. request_timeout: seconds from a request's arrival to its last token. drain_seconds:
     how long running requests may go on once the server is told to end.
-    runs: the folder whose runs the page shows. tally: where its votes are kept. page: whether there is a page.
+    runs: the folder whose runs the page shows. tally: the file of its votes (default: votes.jsonl in `runs`). page:
+    whether there is a page.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,9 +53,23 @@ class ServeSettings(BaseModel):
         return origins
 
     @property
+    def votes(self) -> Path:
+        """The file of the page's votes."""
+        return self.tally or self.runs / "votes.jsonl"
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
+
+
+def settings_from(**values: Any) -> ServeSettings:
+    """ServeSettings; RecipeError in plain words instead of pydantic's ValidationError."""
+    try:
+        return ServeSettings(**values)
+    except ValidationError as error:
+        said = [f"{item['loc'][0]}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()]
+        raise RecipeError("; ".join(said)) from None
 
 
 def is_loopback(host: str) -> bool:

@@ -34,8 +34,10 @@ class Prepared:
     ends: frozenset[int]
     tools: list[dict[str, Any]] | None = None
     forced: str | None = None  # "": a call of any tool is enforced; else of this one
+    arguments: Mapping[str, Any] | None = None  # of the template
     logprobs: bool = False
     top_logprobs: int = 0
+    texts: Sequence[str] = ()  # of the prompts, where they are repeated
 
 
 def chat(served: ServedModel, body: ChatRequest) -> Prepared:
@@ -61,10 +63,10 @@ def chat(served: ServedModel, body: ChatRequest) -> Prepared:
     params = _params(served, body, limit, name, body.top_logprobs or 0, more)
     count = body.n or 1
     asks = _asks(served, [prompt], params, body, count, "messages", thinking=thinking, chat=True)
+    ends = served.generator._ends(params)
     return Prepared(
-        asks, [prompt], count, params.stop, served.generator._ends(params), tools, forced, bool(body.logprobs),
-        body.top_logprobs or 0,
-    )  # fmt: skip
+        asks, [prompt], count, params.stop, ends, tools, forced, arguments, bool(body.logprobs), body.top_logprobs or 0
+    )
 
 
 def completion(served: ServedModel, body: CompletionRequest) -> Prepared:
@@ -74,12 +76,27 @@ def completion(served: ServedModel, body: CompletionRequest) -> Prepared:
         raise refusal("best_of", f"best_of is {count}, less than n, {body.n}")
     if body.stream and count > (body.n or 1):
         raise refusal("best_of", "best_of cannot be streamed: which is best is known at the end")
-    limit = 16 if body.max_tokens is None else body.max_tokens
+    limit = 16 if body.max_tokens is None else max(1, body.max_tokens)
     params = _params(served, body, limit, "max_tokens", body.logprobs or 0, _form(body, None, None))
     prompts = _encoded(served, body.prompt, "prompt")
+    if body.max_tokens == 0 and not body.echo:
+        raise refusal("max_tokens", "max_tokens is 0: nothing would be written (with echo: true it scores the prompt)")
     asks = _asks(served, prompts, params, body, count, "prompt", thinking=False, chat=False)
     ends = served.generator._ends(params)
-    return Prepared(asks, prompts, count, params.stop, ends, None, None, body.logprobs is not None, body.logprobs or 0)
+    told = body.logprobs is not None
+    return Prepared(
+        [] if body.max_tokens == 0 else asks, prompts, count, params.stop, ends, logprobs=told,
+        top_logprobs=body.logprobs or 0, texts=_texts(served, body.prompt, prompts) if body.echo else (),
+    )  # fmt: skip
+
+
+def _texts(served: ServedModel, given: Any, prompts: Sequence[list[int]]) -> list[str]:
+    """Prompts as they were given, or what their tokens say."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], str):
+        return list(given)
+    return [str(served.generator.tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in prompts]
 
 
 def texts(served: ServedModel, given: Any, field: str) -> list[list[int]]:
@@ -248,20 +265,17 @@ def _asks(
     for prompt in prompts:
         _check_length(served, prompt, field)
     try:
-        bare = served.generator._bare(params)
-        served.generator.engine.check_params(bare)
-        tops = "top_logprobs" in params.model_fields_set
-        return [
-            Ask(prompt, bare, body.seed, key, tops, _constraint(served, params, prompt, thinking=thinking, chat=chat))
+        bare, constrain = served.generator._bare(params), served.generator.constraint
+        tops = params.top_logprobs > 0
+        asks = [
+            Ask(prompt, bare, body.seed, key, tops, constrain(prompt, params, think=thinking, chat=chat))
             for prompt in prompts
             for key in range(count)
         ]
+        served.generator.engine.check_params(bare, asks[0].constraint)
+        return asks
     except RecipeError as error:
         raise from_luopan(error, _first_name(error.message, body)) from error
-
-
-def _constraint(served: ServedModel, params: SamplingParams, prompt: list[int], *, thinking: bool, chat: bool) -> Any:
-    return None
 
 
 def _check_length(served: ServedModel, prompt: Sequence[int], field: str, *, whole: bool = False) -> None:

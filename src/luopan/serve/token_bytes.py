@@ -47,6 +47,18 @@ class TokenBytes:
         """The same as text, with U+FFFD for what is no whole character."""
         return self[token].decode("utf-8", "replace")
 
+    def name(self, token: int) -> str:
+        """A text by which tokens can be told apart: `bytes:\\xe4\\xbd` where it is no whole character."""
+        data = self[token]
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    def characters(self, token: int) -> int:
+        """How many characters begin in it."""
+        return sum(byte & 0xC0 != 0x80 for byte in self[token])
+
 
 def _parts(decoder: dict[str, Any]) -> list[dict[str, Any]]:
     parts = decoder.get("decoders")
