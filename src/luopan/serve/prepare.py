@@ -234,6 +234,10 @@ def _params(
         values["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     values["max_new_tokens"] = context if limit is None else limit
     if body.min_tokens:
+        if body.min_tokens > values["max_new_tokens"]:
+            raise refusal(
+                "min_tokens", f"min_tokens is {body.min_tokens}, more than the {values['max_new_tokens']} at most"
+            )
         values["min_new_tokens"] = body.min_tokens
     if top_logprobs:
         values["top_logprobs"] = top_logprobs
@@ -245,10 +249,12 @@ def _params(
 
 
 def _first_name(message: str, body: Sampling) -> str | None:
-    """The field that a message begins with."""
+    """The field that a message begins with; forms have several."""
     word = message.split(":")[0].split(".")[0].split(" ")[0]
-    name = {"min_new_tokens": "min_tokens", "max_new_tokens": "max_tokens"}.get(word, word)
-    return name if name in type(body).model_fields else None
+    if word in ("json_schema", "regex", "grammar"):
+        forms = ("structured_outputs", "response_format", "tools")
+        return next((name for name in forms if getattr(body, name, None) is not None), None)
+    return word if word in type(body).model_fields else None
 
 
 def _token(key: str) -> int:
