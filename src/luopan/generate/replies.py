@@ -28,10 +28,11 @@ from luopan.generate.replies_formats import PLAIN, Style, shipped_style
 from luopan.generate.replies_harmony import HARMONY, START, HarmonyMachine
 from luopan.generate.replies_out import Out
 from luopan.generate.replies_parts import Fault, Kind, Piece, Said, ToolCall
+from luopan.generate.replies_probe import Written, probed_style
 from luopan.generate.replies_scanner import Mark, Scanner
-from luopan.generate.replies_tagged import TaggedMachine
+from luopan.generate.replies_tagged import THINK, TaggedMachine
 
-__all__ = ["Fault", "Kind", "Piece", "ReplyFormat", "ReplyParser", "Said", "ToolCall"]
+__all__ = ["Fault", "Kind", "Piece", "ReplyFormat", "ReplyParser", "Said", "ToolCall", "reply_text"]
 
 _TAIL = 64  # tokens of a prompt in which the beginning of the reply is looked for
 Tools = Sequence[Mapping[str, Any]] | Literal["any"] | None
@@ -148,6 +149,11 @@ class ReplyParser:
         return self._out.thought
 
     @property
+    def answered(self) -> bool:
+        """Whether the thinking is over, or there was none."""
+        return self._machine.answers
+
+    @property
     def thinking_tokens(self) -> int:
         return self._thinking_tokens
 
@@ -192,6 +198,36 @@ class ReplyParser:
             self._machine.take(event)
 
 
+def reply_text(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
+    """A reply as one text in which thinking stands between `<think>` and `</think>`, as verifiers and people read it.
+
+    Replies of formats that write it so themselves are the text of their tokens; others are spelled that way. Thinking
+    that never ends stays open, and tool calls stand in the text.
+    """
+    fmt = ReplyFormat.of(tokenizer)
+    text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+    tags, added = fmt.style.tags, tokenizer.added_tokens_decoder.values()
+    hidden = any(token.special and token.content in THINK for token in added)
+    if tags is not None and tags.think == THINK and not hidden:
+        opened = fmt.prompt_tail(prompt_ids).rstrip().endswith(THINK[0])
+        return f"{THINK[0]}\n{text}" if opened else text
+    parser = fmt.parser(prompt_ids)
+    said = parser.said([*parser.push_all(tokens), *parser.finish()])
+    if said.thinking is None:
+        return said.text
+    return f"{THINK[0]}\n{said.thinking}\n" + (f"{THINK[1]}\n{said.text}" if parser.answered else "")
+
+
 @lru_cache(maxsize=16)
 def _format_of(tokenizer: PreTrainedTokenizerFast, source: str, _size: int) -> ReplyFormat:
-    return ReplyFormat(tokenizer, shipped_style(source) or PLAIN)
+    style = shipped_style(source) if source else PLAIN
+    return ReplyFormat(tokenizer, style or probed_style(tokenizer, source, lambda *what: _read(tokenizer, *what)))
+
+
+def _read(tokenizer: PreTrainedTokenizerFast, style: Style, written: Written) -> Said:
+    """What a template wrote, read as if a model had."""
+    prompt, tokens = (
+        tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        for text in (written.prompt, written.text)
+    )
+    return ReplyFormat(tokenizer, style).parse(tokens, prompt, "any" if written.calls else None)

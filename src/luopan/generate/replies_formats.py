@@ -8,7 +8,7 @@ from luopan.generate.replies_tagged import CallTags, Tags
 from luopan.tokens.templates import identify
 
 _JSON = CallTags("<tool_call>", "</tool_call>")
-_PYTHON = CallTags("<code>", "</code>", python=True)
+PYTHON_CALLS = CallTags("<code>", "</code>", python=True)
 
 
 @dataclass(frozen=True)
@@ -32,32 +32,28 @@ _COHERE = Tags(
     calls=(CallTags("<|START_ACTION|>", "<|END_ACTION|>"),),
     layout=("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
 )
-_STYLES = (
-    Style("luopan", Tags(calls=(_JSON, _PYTHON))),
+_SHIPPED = (
+    Style("luopan", Tags(calls=(_JSON, PYTHON_CALLS))),
     Style("chatml", Tags(), tools=False),
     Style("llama3", Tags(calls=(CallTags("<|python_tag|>", ""),), bare=True), thinking=False),
-    Style("qwen3", Tags(calls=(_JSON, _PYTHON), separator="\n")),
+    Style("qwen3", Tags(calls=(_JSON, PYTHON_CALLS), separator="\n")),
     Style("gemma3", Tags(), thinking=False, tools=False),
     Style("deepseek-r1", _DEEPSEEK),
     Style("gpt-oss", None),
     Style("command-a", _COHERE),
 )
 
-FOREIGN = (
+_FOREIGN = (
     Style("mistral", Tags(think=("[THINK]", "[/THINK]"), calls=(CallTags("[TOOL_CALLS]", ""),))),
     Style("lfm2", Tags(calls=(CallTags("<|tool_call_start|>", "<|tool_call_end|>"),))),
-    Style("granite", Tags(calls=(CallTags("<|tool_call|>", ""),))),
     Style("phi4", Tags(calls=(CallTags("<|tool_call|>", "<|/tool_call|>"),))),
+    Style("granite", Tags(calls=(CallTags("<|tool_call|>", ""),))),
 )
-"""Formats of other templates; which one a template writes is found by trying (`replies_probe`)."""
-
-
-def known_styles() -> tuple[Style, ...]:
-    """All formats, those of the shipped templates first."""
-    return (*_STYLES, *FOREIGN)
+KNOWN = (*_SHIPPED, *_FOREIGN)
+"""The formats of the shipped templates, then those of some others."""
 
 
 def shipped_style(source: str) -> Style | None:
     """The format of a shipped template; None where the source is none of them."""
     info = identify(source) if source else None
-    return None if info is None else next(style for style in _STYLES if style.name == info.name)
+    return None if info is None else next(style for style in _SHIPPED if style.name == info.name)

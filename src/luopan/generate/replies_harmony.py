@@ -34,11 +34,19 @@ class HarmonyMachine:
         self._state: State = "header"
         self._name = self._body = ""
         self._answered = False
+        if MESSAGE in header:  # the prompt has begun the message itself
+            self._header = header.partition(MESSAGE)[0]
+            self._begin()
 
     @property
     def thinks(self) -> bool | None:
         """Whether what comes is thinking; None while it is not known."""
         return None if self._state in ("header", "between") else self._state == "thinking"
+
+    @property
+    def answers(self) -> bool:
+        """Whether an answer has begun."""
+        return self._answered
 
     @property
     def settled(self) -> bool:

@@ -93,6 +93,11 @@ class TaggedMachine:
         return None if self._state == "start" else self._state == "think"
 
     @property
+    def answers(self) -> bool:
+        """Whether the thinking is over, or there was none."""
+        return self._state != "think"
+
+    @property
     def settled(self) -> bool:
         """Whether no thinking can come any more."""
         return self._state in ("open", "answer", "call", "bare", "after") and not self._reopens
