@@ -10,16 +10,19 @@ import { samplesNode } from "./samples.js";
 const POLL = 2000;
 
 export class StageView {
-  constructor(run, stage, options) {
+  constructor(run, stage, options, tools) {
     this.path = `api/runs/${encodeURIComponent(run)}/stages/${encodeURIComponent(stage)}`;
     this.options = options;
     this.charts = new Map();
     this.facts = h("div", { class: "stack" });
+    this.head = h("div", { class: "stack" });
+    this.tools = tools;
     this.live = h("dl", { class: "live" });
     this.main = h("div", { class: "charts" });
     this.others = h("details", { class: "more", hidden: true }, h("summary", {}, t("runs.more_curves")), h("div", { class: "charts small-charts" }));
     this.samples = h("div");
-    this.node = h("div", { class: "stage-view stack" }, this.facts, this.live, this.main, this.others, this.samples);
+    this.node = h("div", { class: "stage-view stack" }, this.head, this.live, tools, this.main, this.others, this.facts, this.samples);
+    tools.hidden = true;
     this.seen = "";
     this.refresh();
     this.poll();
@@ -28,6 +31,7 @@ export class StageView {
   async refresh() {
     try {
       const [details, samples] = await Promise.all([request(this.path), request(`${this.path}/samples`)]);
+      put(this.head, headNode(details));
       put(this.facts, detailsNode(details));
       put(this.samples, samplesNode(samples));
     } catch (error) {
@@ -58,6 +62,7 @@ export class StageView {
     const shown = [["step", number(last.step)], ["loss", short(last.loss)], ["learning_rate", short(last.learning_rate)], ["tokens_per_second", short(last.tokens_per_second)], ["tokens", short(last.tokens)], ["seconds", duration(last.seconds)]];
     put(this.live, data.rows ? shown.filter(([name]) => last[name] !== undefined).map(([name, value]) => h("div", {}, h("dt", {}, t(`live.${name}`)), h("dd", {}, value))) : null);
     const found = groups(data.series);
+    this.tools.hidden = !found.length;
     for (const group of found) {
       const chart = this.charts.get(group.id);
       if (chart) chart.update(group);
@@ -86,13 +91,19 @@ export class StageView {
   }
 }
 
-function detailsNode(stage) {
+function headNode(stage) {
   const facts = [stage.parameters && t("model.parameters", { n: short(stage.parameters) }), stage.tokens && t("runs.tokens", { n: short(stage.tokens) }), stage.seconds !== null && duration(stage.seconds), stage.identity && stage.identity.slice(0, 12)].filter(Boolean);
   return h("div", { class: "stack" },
     stage.summary && h("p", { class: "lead" }, stage.summary),
     facts.length > 0 && h("p", { class: "row" }, facts.map((text) => h("span", { class: "chip" }, text)), Object.entries(stage.inputs).map(([role, path]) => h("span", { class: "chip" }, `${role}: ${path.replace(/^\.\.\//, "")}`))),
-    stage.notes.filter((note) => note.level !== "info" || /^WARNING/.test(note.text)).slice(0, 5).map((note) => h("p", { class: `notice ${note.level === "bad" ? "bad" : "warn"}` }, note.text)),
+    stage.notes.filter((note) => note.level !== "info").slice(0, 5).map((note) => h("p", { class: `notice ${note.level === "bad" ? "bad" : note.level === "good" ? "good" : "warn"}` }, note.text)));
+}
+
+function detailsNode(stage) {
+  const notes = stage.notes.filter((note) => note.level === "info");
+  return h("div", { class: "stack" },
     figuresNode(stage.figures),
+    notes.length > 0 && h("details", { class: "more" }, h("summary", {}, t("runs.notes", { n: notes.length })), h("ul", { class: "small muted" }, notes.slice(0, 100).map((note) => h("li", { class: "wrap" }, note.text)))),
     Object.keys(stage.spec).length > 0 && h("details", { class: "more" }, h("summary", {}, t("runs.settings")), h("pre", { class: "card pad code-view", tabindex: 0 }, h("code", {}, JSON.stringify(stage.spec, null, 2)))));
 }
 

@@ -95,9 +95,10 @@ class RunsView {
     this.stageView?.close();
     this.stageView = null;
     put(this.detail, back,
-      h("div", { class: "spread" }, h("h1", { class: "wrap" }, data.name), h("div", { class: "row" }, data.pages.map((page) => this.pageButton(data, page)), data.recipe && h("button", { class: "button small", type: "button", onclick: () => showRecipe(data) }, icon("file"), t("runs.recipe")))),
+      h("div", { class: "spread" }, h("h1", { class: "wrap" }, data.name), h("div", { class: "row" }, shownPages(data.pages).map((page) => this.pageButton(data, page)), data.recipe && h("button", { class: "button small", type: "button", onclick: () => showRecipe(data) }, icon("file"), t("runs.recipe")))),
       data.description && h("p", { class: "lead" }, data.description), this.rail,
-      h("div", { class: "row chart-tools" }, toggle("log"), toggle("smooth")), this.panel);
+      this.panel);
+    this.tools = h("div", { class: "row chart-tools" }, toggle("log"), toggle("smooth"));
   }
 
   drawStage() {
@@ -110,7 +111,7 @@ class RunsView {
     if (!this.rail || (this.stageView && this.stageKey === key)) return;
     this.stageView?.close();
     this.stageKey = key;
-    this.stageView = this.stage ? new StageView(this.run, this.stage, this.options) : null;
+    this.stageView = this.stage ? new StageView(this.run, this.stage, this.options, this.tools) : null;
     put(this.panel, this.stageView?.node ?? h("p", { class: "muted" }, t("runs.nothing_yet")));
     this.rail.querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
@@ -161,6 +162,11 @@ function preferred(stages) {
   const running = stages.find((stage) => stage.state === "running");
   const trained = stages.filter((stage) => ["pretrain", "midtrain", "sft", "preference", "grpo", "reward"].includes(stage.kind));
   return (running ?? trained.at(-1) ?? stages.at(-1))?.name ?? "";
+}
+
+/** The report of the run is a copy of the report stage's: shown once. */
+function shownPages(pages) {
+  return pages.some((page) => page.path === "report.html") ? pages.filter((page) => !page.path.endsWith("/report.html")) : pages;
 }
 
 function stateChip(state) {

@@ -8,7 +8,7 @@ const LOOK = { error: ["bad", "warning"], warning: ["warn", "warning"], info: ["
 
 /** `report` is what /api/templates/lint answers. */
 export function lintNode(report) {
-  const { error, warning, info } = report.counts;
+  const { error, warning } = report.counts;
   const verdict = error ? ["bad", t("lint.errors", { n: error })] : warning ? ["warn", t("lint.warnings", { n: warning })] : ["good", t("lint.clean")];
   const rest = error && warning ? h("span", { class: "chip warn" }, t("lint.warnings", { n: warning })) : null;
   const groups = new Map();
@@ -16,9 +16,12 @@ export function lintNode(report) {
     const key = [finding.severity, finding.rule, finding.message].join("\0");
     groups.set(key, [...(groups.get(key) ?? []), finding]);
   }
+  const infos = [...groups.values()].filter(([one]) => one.severity === "info");
+  const serious = [...groups.values()].filter(([one]) => one.severity !== "info");
   return h("section", { class: "lint", "aria-label": t("lint.title") },
-    h("div", { class: "row" }, h("h2", {}, t("lint.title")), h("span", { class: `chip ${verdict[0]}` }, verdict[1]), rest, info > 0 && h("span", { class: "chip" }, t("lint.infos", { n: info }))),
-    h("ul", {}, [...groups.values()].map(findingNode)));
+    h("div", { class: "row" }, h("h2", {}, t("lint.title")), h("span", { class: `chip ${verdict[0]}` }, verdict[1]), rest),
+    serious.length > 0 && h("ul", {}, serious.map(findingNode)),
+    infos.length > 0 && h("details", { class: "more" }, h("summary", {}, t("lint.show_infos", { n: infos.length })), h("ul", {}, infos.map(findingNode))));
 }
 
 function findingNode(found) {
