@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -23,6 +21,10 @@ from luopan.serve.gate import Gate, GateState
 from luopan.serve.listing import listing_router
 from luopan.serve.metrics import Metrics
 from luopan.serve.models import ServedModel
+from luopan.serve.page import page_router
+from luopan.serve.playground import playground_router
+from luopan.serve.runs import runs_router
+from luopan.serve.tally import tally_router
 
 
 def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAPI:
@@ -66,11 +68,10 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
 def _mount_page(app: FastAPI, desk: Desk, settings: ServeSettings) -> None:
     """The page's files, and what it asks beside the API."""
     tokenizers = {name: model.generator.tokenizer for name, model in desk.models.items()}
-    parts = {"page": settings, "playground": tokenizers, "runs": settings.runs, "tally": settings.votes}
-    for part, argument in parts.items():
-        if find_spec(f"luopan.serve.{part}") is not None:
-            module = import_module(f"luopan.serve.{part}")
-            app.include_router(getattr(module, f"{part}_router")(argument))
+    app.include_router(page_router(settings))
+    app.include_router(playground_router(tokenizers))
+    app.include_router(runs_router(settings.runs))
+    app.include_router(tally_router(settings.votes))
 
 
 class Counted:
