@@ -24,6 +24,7 @@ from luopan.model.decoder import Decoder
 from luopan.serve.app import create_app
 from luopan.serve.config import ServeSettings
 from luopan.serve.models import ServedModel
+from luopan.serve.server import http_config
 from luopan.tokens.chat import encode_prompt
 
 CONTEXT = 640
@@ -139,7 +140,7 @@ def until(found: Callable[[], Any], seconds: float = 10.0) -> bool:
 def running(models: Sequence[ServedModel], **settings: Any) -> Iterator[Running]:
     """A server of these models, on a port of its own, with a real socket."""
     app = create_app(models, ServeSettings(**{"page": False, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning", access_log=False))
+    server = uvicorn.Server(http_config(app))
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],), daemon=True)

@@ -39,11 +39,7 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: FastAPI, settings: ServeSettings, said: Callable[[str], None], ready: Callable[[], None]
     ) -> None:
-        config = uvicorn.Config(
-            app, lifespan="on", log_level="warning", access_log=False, server_header=False,
-            timeout_keep_alive=30, timeout_graceful_shutdown=_GRACE_SECONDS,
-        )  # fmt: skip
-        super().__init__(config)
+        super().__init__(http_config(app))
         self.ended_by: int | None = None
         self._settings, self._said, self._ready = settings, said, ready
         self._gate, self._desk = app.state.gate, app.state.desk
@@ -78,6 +74,15 @@ class Server(uvicorn.Server):
                 await asyncio.to_thread(self._desk.stop)
             self.should_exit = late or not self._gate.active
         return await super().on_tick(counter)
+
+
+def http_config(app: FastAPI) -> uvicorn.Config:
+    """How HTTP is spoken. Connections are kept longer than clients keep them (5 s in httpx): whoever closes an idle one
+    while the other sends a request on it breaks that request."""
+    return uvicorn.Config(
+        app, lifespan="on", log_level="warning", access_log=False, server_header=False,
+        timeout_keep_alive=60, timeout_graceful_shutdown=_GRACE_SECONDS,
+    )  # fmt: skip
 
 
 def serve_models(

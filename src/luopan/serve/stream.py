@@ -55,6 +55,7 @@ class EventStream(Response):
             try:
                 async for chunk in self._source:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await asyncio.sleep(0)  # `send` waits for nothing by itself; let others, and the watch, have a turn
             except ApiError as error:
                 await send({"type": "http.response.body", "body": event(error.body()), "more_body": True})
             except Exception as error:
