@@ -95,15 +95,19 @@ class Soak:
         draw = random.Random(number)
         token, word = self.words[number]
         while time.monotonic() < self.end:
-            async with httpx.AsyncClient(base_url=self.server.url, timeout=120) as own:
-                client = own if draw.random() < 0.3 else shared
-                variant, leave = draw.randrange(3), draw.randrange(1, 12) if draw.random() < 0.3 else None
-                if draw.random() < 0.5:
-                    body = {"model": "repeat", "prompt": [9, 9, token], "max_tokens": draw.randrange(1, 60)}
-                    path, want = "/v1/completions", word * body["max_tokens"]  # type: ignore[operator]
-                else:
-                    body, path, want = noise_body(number, variant), "/v1/chat/completions", self.alone[number, variant]
-                await self.ask(client, path, body, want, leave, draw)
+            variant, leave = draw.randrange(3), draw.randrange(1, 12) if draw.random() < 0.3 else None
+            body: dict[str, Any]
+            if draw.random() < 0.5:
+                count = draw.randrange(1, 60)
+                body = {"model": "repeat", "prompt": [9, 9, token], "max_tokens": count}
+                path, want = "/v1/completions", word * count
+            else:
+                body, path, want = noise_body(number, variant), "/v1/chat/completions", self.alone[number, variant]
+            if draw.random() < 0.3:  # a connection of its own
+                async with httpx.AsyncClient(base_url=self.server.url, timeout=120, verify=False) as own:
+                    await self.ask(own, path, body, want, leave, draw)
+            else:
+                await self.ask(shared, path, body, want, leave, draw)
 
     async def ask(
         self,
