@@ -1,12 +1,14 @@
-"""Answers that keep to a JSON schema, a regular expression or a grammar, by the library llguidance.
+r"""Answers that keep to a JSON schema, a regular expression or a grammar, by the library llguidance.
 
 llguidance walks the grammar along the bytes of the vocabulary, so that a token which begins in one part and ends in
-another is one choice like the others. Its view of a tokenizer is made once (0.4 s for 49,152 tokens here), a grammar
-once for each text of it; a request takes a copy (6 µs). A mask takes 30 µs.
+another is one choice like the others; text that can only go on in one way comes in the tokenizer's own tokens. Its view
+of a tokenizer is made once (0.4 s for 49,152 tokens here), a grammar once for each text of it; a request takes a copy
+(6 µs). A mask takes 30 µs.
 
-Limits: keywords of JSON schema that llguidance cannot hold a model to (`uniqueItems`, unknown formats) are refused, not
-ignored. Between the parts of JSON there is at most a space, or a line break and 32 spaces or tabs: without a bound a
-small model may write white space until its tokens are spent.
+Limits: expressions are Rust's, where `\d` is a digit of any script and `[0-9]` one of ASCII. Keywords of JSON schema
+that llguidance cannot hold a model to (`uniqueItems`, unknown formats) are refused, not ignored. Between the parts of
+JSON there is at most a space, or a line break and 32 spaces or tabs: without a bound a small model may write white
+space until its tokens are spent.
 """
 
 from __future__ import annotations
@@ -100,8 +102,6 @@ class Grammars:
         matcher = LLMatcher(self._view, grammar, log_level=0)
         if matcher.is_error():
             raise RecipeError(f"{form}: {matcher.get_error().strip()}", hint=_hint(form))
-        if matcher.is_stopped():
-            raise RecipeError(f"{form}: it allows no text but the empty one", hint=_hint(form))
         return matcher
 
 
@@ -118,19 +118,21 @@ def grammars_of(tokenizer: PreTrainedTokenizerFast) -> Grammars:
 
 
 def _schema(text: str) -> str:
-    """The schema, which must be an object or a truth value."""
+    """The schema, which must be an object; `true` is one that allows everything."""
     try:
         schema = json.loads(text)
     except ValueError as error:
         raise RecipeError(f"json_schema is not JSON: {error}", hint=_hint("json_schema")) from error
-    if not isinstance(schema, dict | bool):
+    if schema is True:
+        return "{}"
+    if not isinstance(schema, dict):
         raise RecipeError(f"json_schema is {text.strip()[:40]}, not an object", hint=_hint("json_schema"))
-    return "{}" if schema is True else text
+    return text
 
 
 def _hint(form: Form) -> str:
     return {
         "json_schema": 'a JSON schema is an object such as {"type": "object", "properties": {...}}; {} is any JSON',
-        "regex": "an expression of Rust's regex syntax, without look-around, that matches the whole answer",
+        "regex": "an expression in the syntax of Rust's regex, without look-around, that matches the whole answer",
         "grammar": "a Lark grammar whose first rule is `start`",
     }[form]

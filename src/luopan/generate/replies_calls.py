@@ -112,7 +112,7 @@ def may_become_call(body: str) -> bool:
 def may_become_bare(body: str) -> bool:
     """Whether an answer that begins so may be a call without any marks (Llama's)."""
     text = body.lstrip()[:200]
-    keys = (*_NAMES, *_ARGUMENTS, "type")
+    keys = (*_NAMES, *_ARGUMENTS, *_IDS, "type")
     key = re.match(r'\{\s*"([a-z_]*)("?)', text)
     if key is None:
         return re.fullmatch(r"\{?\s*", text) is not None

@@ -34,6 +34,9 @@ class HarmonyMachine:
         self._state: State = "header"
         self._name = self._body = ""
         self._answered = False
+        if MESSAGE in header:  # the prompt has begun the message itself
+            self._header = header.partition(MESSAGE)[0]
+            self._begin()
 
     @property
     def thinks(self) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["thinking", "answer"]
 
@@ -32,6 +32,10 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+
+    def as_message(self) -> dict[str, Any]:
+        """As it stands in a message's `tool_calls` (OpenAI's form)."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 @dataclass(frozen=True)
