@@ -2,8 +2,8 @@
 
 int8: a scale for each row of a weight. What goes into a product is written in two digits of a byte for every token,
 x = s (a + b / 254), so that the processor multiplies bytes and yet only the weight is rounded. One digit, as LLM.int8()
-has it (Dettmers et al. 2022, arXiv:2208.07339) but for outliers in 16 bits, is faster and much worse (docs/log.md). Sums
-of bytes are exact, so what a token gives does not depend on what else is in the product. int4: 32 weights share a scale
+has it (Dettmers et al. 2022, arXiv:2208.07339) but for outliers in 16 bits, is faster and worse (docs/log.md). Sums of
+bytes are exact, so what a token gives does not depend on what else is in the product. int4: 32 weights share a scale
 and a zero, the best by squared error of a few narrowed ranges; what goes in is bf16. Both are kernels of torch's own:
 torchao's (0.18) were tried, and are slower than fp32 on the CPU here (docs/log.md).
 
