@@ -10,16 +10,8 @@ import typer
 
 from luopan.cli.app import examples, verb_app
 from luopan.cli.chat_session import COMMANDS, ChatSession, Message, Part
-from luopan.cli.sampling import (
-    MaxNewTokens,
-    MinP,
-    RepetitionPenalty,
-    Seed,
-    Temperature,
-    TopK,
-    TopP,
-    sampling_from,
-)
+from luopan.cli.grouped import GroupedCommand, with_options
+from luopan.cli.sampling import SAMPLING, WEIGHTS, sampling_from
 
 app = verb_app()
 
@@ -27,42 +19,33 @@ ReadLine = Callable[[], str | None]
 
 
 @app.command(
+    cls=GroupedCommand,
     epilog=examples(
         "luopan chat runs/quickstart/grpo",
         'luopan chat runs/quickstart/sft --system "You are a pirate." --think',
         "echo 'Who are you?' | luopan chat runs/quickstart/grpo",
-    )
+    ),
 )
+@with_options({**SAMPLING, **WEIGHTS}, into="options")
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A stage, a Hugging Face folder, or a hub id.")],
     system: Annotated[str, typer.Option(metavar="TEXT", help="Who the model should be.")] = "",
     think: Annotated[bool, typer.Option("--think", help="Let the model think before it answers.")] = False,
-    max_new_tokens: MaxNewTokens = 256,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    repetition_penalty: RepetitionPenalty = None,
-    seed: Seed = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Talks to a model, with history; /help lists the commands. Ctrl-C stops a reply, Ctrl-D leaves.
 
     Without a terminal, every line of standard input is a turn.
     """
-    params = sampling_from(
-        model,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
+    held = {name: options.pop(name) for name in WEIGHTS if name in options}
+    params = sampling_from(model, **{"max_new_tokens": 256, **options})
     from luopan.generate.text import TextGenerator
+    from luopan.generate.weights import prepare
     from luopan.pipeline.models import resolve_model
 
-    talker = _ModelTalker(TextGenerator(*resolve_model(model)), params)
+    weights, tokenizer = resolve_model(model)
+    talker = _ModelTalker(TextGenerator(prepare(weights, **held) if held else weights, tokenizer), params)
     talker.fits([{"role": "user", "content": "?"}], think)  # a tokenizer without a chat template says so now
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     screen = _Screen(colour=sys.stdout.isatty())
