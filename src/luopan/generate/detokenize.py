@@ -145,5 +145,10 @@ class TextStream:
 
 def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is a beginning of `stop`, shorter than all of it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+    end = text[-(len(stop) - 1) :] if len(stop) > 1 else ""
+    at = end.find(stop[0]) if end else -1
+    while at >= 0:
+        if stop.startswith(end[at:]):
+            return len(end) - at
+        at = end.find(stop[0], at + 1)
+    return 0

@@ -170,13 +170,19 @@ class ReplyParser:
         return self._out.take_pieces()
 
     def push_all(self, tokens: Sequence[int]) -> list[Piece]:
-        """`push` of all tokens of a reply. Once it can only be answer, they are decoded together."""
+        """`push` of all tokens of a reply, decoding together what can be."""
         pieces: list[Piece] = []
-        for place, token in enumerate(tokens):
-            if self._machine.settled:
-                self._take(self._scanner.push_all(tokens[place:]))
-                return [*pieces, *self._out.take_pieces()]
-            pieces += self.push(token)
+        place = 0
+        while place < len(tokens) and not self.stopped:
+            border = self._scanner.next_mark(tokens, place) if self._machine.steady else place
+            if border > place:
+                self._thinking_tokens += border - place if self._machine.thinks else 0
+                self._take(self._scanner.run(tokens[place:border]))
+                pieces += self._out.take_pieces()
+                place = border
+            else:
+                pieces += self.push(tokens[place])
+                place += 1
         return pieces
 
     def finish(self) -> list[Piece]:

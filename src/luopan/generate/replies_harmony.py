@@ -28,7 +28,8 @@ class HarmonyMachine:
     """Reads one reply. `header`: what the prompt has written of the first message's header, without the start."""
 
     def __init__(self, out: Out, *, header: str, tokens: frozenset[str]) -> None:
-        self._out, self._tokens = out, tokens
+        self._out = out
+        self._watched = tuple(mark for mark in HARMONY if mark not in tokens)
         self._header, self._given = header, len(header)
         self._strict = True  # a first header that is none is an answer without any
         self._state: State = "header"
@@ -49,13 +50,13 @@ class HarmonyMachine:
         return self._answered
 
     @property
-    def settled(self) -> bool:
-        """Whether no thinking can come any more: never sure."""
-        return False
+    def steady(self) -> bool:
+        """Whether text alone, without a mark that is a token, cannot change whether this is thinking."""
+        return self._state in ("thinking", "answer", "call") and not self._watched
 
     def watched(self) -> tuple[str, ...]:
         """The marks that are looked for in text now."""
-        return tuple(mark for mark in HARMONY if mark not in self._tokens)
+        return self._watched
 
     def take(self, event: str | Mark) -> None:
         """The next text or mark."""

@@ -50,16 +50,14 @@ class Scanner:
             yield mark
         yield from self._drain()
 
-    def push_all(self, tokens: Sequence[int]) -> Iterator[str | Mark]:
-        """The same for many tokens at once, at a fraction of the time; `finish` has to follow."""
-        begin = 0
-        for place, token in enumerate(tokens):
-            if token in self._tokens:
-                self._held += self._detokenizer.run(tokens[begin:place])
-                yield from self.push(token)
-                begin = place + 1
-        self._held += self._detokenizer.run(tokens[begin:])
+    def run(self, tokens: Sequence[int]) -> Iterator[str | Mark]:
+        """`push` of tokens none of which is a mark, up to the next that is one or to the end: decoded together."""
+        self._held += self._detokenizer.run(tokens)
         yield from self._drain()
+
+    def next_mark(self, tokens: Sequence[int], start: int) -> int:
+        """The place of the next token that is a mark, or the end."""
+        return next((place for place in range(start, len(tokens)) if tokens[place] in self._tokens), len(tokens))
 
     def finish(self) -> Iterator[str | Mark]:
         """What was held, when no more comes."""

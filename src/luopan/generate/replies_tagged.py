@@ -79,10 +79,10 @@ class TaggedMachine:
         self._calls = {call.start: call for call in tags.offered_calls(out.offered)}
         self._bare = tags.bare and bool(out.offered)
         self._tokens = tokens
-        self._reopens = tags.think[0] in tokens  # a special token may open it again
         self._held = ""  # white space that may be layout, or the beginning of a reply
         self._call = CallTags("", "")
         self._body = ""
+        self._watched: dict[str, tuple[str, ...]] = {}
         self._state: State = "start"
         if opened:
             self._open_thinking()
@@ -98,21 +98,23 @@ class TaggedMachine:
         return self._state != "think"
 
     @property
-    def settled(self) -> bool:
-        """Whether no thinking can come any more."""
-        return self._state in ("open", "answer", "call", "bare", "after") and not self._reopens
+    def steady(self) -> bool:
+        """Whether text alone, without a mark that is a token, cannot change whether this is thinking."""
+        return self._state not in ("start", "think") or (self._state == "think" and self._tags.think[1] in self._tokens)
 
     def watched(self) -> tuple[str, ...]:
         """The marks that are looked for in text now."""
+        key = f"{self._state} {self._call.start}"
+        if key not in self._watched:
+            self._watched[key] = tuple(mark for mark in self._looked_for() if mark not in self._tokens)
+        return self._watched[key]
+
+    def _looked_for(self) -> list[str]:
         if self._state == "think":
-            marks = [self._tags.think[1]]
-        elif self._state == "call":
-            marks = [self._call.end, *self._tags.inner] if self._call.end else []
-        elif self._state in ("margin", "open", "answer", "after"):
-            marks = [*self._calls, *self._tags.layout]
-        else:
-            marks = []
-        return tuple(mark for mark in marks if mark not in self._tokens)
+            return [self._tags.think[1]]
+        if self._state == "call":
+            return [self._call.end, *self._tags.inner] if self._call.end else []
+        return [*self._calls, *self._tags.layout] if self._state in ("margin", "open", "answer", "after") else []
 
     def take(self, event: str | Mark) -> None:
         """The next text or mark."""
