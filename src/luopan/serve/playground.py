@@ -24,7 +24,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from luopan.serve.plain_http import PlainRoute, Refusal, json_body
+from luopan.serve.plain_http import Refusal, json_body, plain_router
 from luopan.tokens.templates import TEMPLATES, identify, template_source
 
 BODY_BYTES = 512 << 10
@@ -148,7 +148,7 @@ class RenderWorker:
 
 def playground_router(tokenizers: Mapping[str, PreTrainedTokenizerFast]) -> APIRouter:
     """GET `/api/templates`, `/api/templates/source`; POST `/api/templates/render`, `/api/templates/lint`."""
-    router = APIRouter(route_class=PlainRoute, include_in_schema=False)
+    router = plain_router()
     worker = RenderWorker(tokenizers)
 
     @router.get("/api/templates")
