@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from luopan.serve import playground
 from luopan.tokens.config import TokenizerConfig
 from luopan.tokens.tokenizer import train_tokenizer
 
 playwright = pytest.importorskip("playwright.sync_api") if os.environ.get("LUOPAN_REQUIRE_BROWSER") != "1" else None
-MEANT = re.compile("Failed to load|requires 'TrustedHTML'")
+MEANT = re.compile("Failed to load|requires 'TrustedHTML'|Blocked script execution")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -96,6 +97,7 @@ STAGES = {"tok": "tokenizer", "base": "pretrain", "sft": "sft"}
 
 @pytest.fixture(scope="session")
 def app(runs_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    playground.RENDER_SECONDS = 2.0  # the bombs of these tests need not burn for five
     votes = tmp_path_factory.mktemp("votes") / "votes.jsonl"
     return fake_server.fake_app(runs=runs_folder, votes=votes, tokenizers={"runs/quickstart/sft": tokenizer})
 
@@ -113,7 +115,13 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     wrong: list[str] = []
 
     def open_at(
-        path: str = "", *, at: str = address, errors_meant: bool = False, wait: str = ".tabs", init: str = "", **options: Any
+        path: str = "",
+        *,
+        at: str = address,
+        errors_meant: bool = False,
+        wait: str = ".tabs",
+        init: str = "",
+        **options: Any,
     ) -> Any:
         options = {"viewport": {"width": 1280, "height": 820}, "locale": "en-GB", "color_scheme": "light", **options}
         context = browser.new_context(**options)

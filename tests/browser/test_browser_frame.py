@@ -16,7 +16,9 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 CJK = "[...document.querySelectorAll('#app *')].some(n => [...n.childNodes].some(c => c.nodeType === 3 && /[\\u4e00-\\u9fff]/.test(c.data)))"
 
 
-@pytest.mark.parametrize("options", [{}, PHONE, {"color_scheme": "dark"}, {"locale": "zh-CN"}], ids=["desktop", "phone", "dark", "zh"])
+@pytest.mark.parametrize(
+    "options", [{}, PHONE, {"color_scheme": "dark"}, {"locale": "zh-CN"}], ids=["desktop", "phone", "dark", "zh"]
+)
 def test_every_tab_opens_and_fits(open_page: Open, options: dict[str, Any]) -> None:
     page = open_page("", **options)
     for tab, expected in TABS.items():
@@ -83,7 +85,15 @@ def test_contrast_is_enough(open_page: Open) -> None:
       const [a, b] = [lum(fore), lum(back)].sort((x, y) => y - x); probe.remove();
       return (a + 0.05) / (b + 0.05);
     }"""
-    pairs = [("ink", "paper"), ("soft", "paper"), ("soft", "wash"), ("accent", "card"), ("accent-ink", "accent"), ("faint", "card"), ("faint", "paper")]
+    pairs = [
+        ("ink", "paper"),
+        ("soft", "paper"),
+        ("soft", "wash"),
+        ("accent", "card"),
+        ("accent-ink", "accent"),
+        ("faint", "card"),
+        ("faint", "paper"),
+    ]
     pairs += [(n, f"{n}-wash") for n in ("good", "warn", "bad", "special", "accent")]
     for scheme in ("light", "dark"):
         page = open_page("", color_scheme=scheme)

@@ -29,7 +29,7 @@ from luopan.tokens.templates import TEMPLATES, identify, template_source
 
 BODY_BYTES = 512 << 10
 SOURCE_CHARACTERS = 200_000
-RENDER_SECONDS, LINT_SECONDS = 5.0, 15.0
+RENDER_SECONDS, LINT_SECONDS = 5.0, 8.0
 START_SECONDS = 120.0  # loading the libraries on a busy machine
 WAITING = 8
 Json = dict[str, Any]
