@@ -48,6 +48,39 @@ def test_generate_prints_text_and_json(sft: str, capsys: Captured) -> None:
     assert row["finish_reason"] in ("stop", "length")
 
 
+def test_generate_offers_tools_and_prints_calls(sft: str, capsys: Captured, tmp_path: Path) -> None:
+    from luopan.cli.generate_verb import print_replies
+    from luopan.generate.replies import ToolCall
+    from luopan.generate.text import Reply
+
+    file = tmp_path / "tools.json"
+    file.write_text('[{"name": "add"}]')
+    asked = (
+        "generate",
+        sft,
+        "--prompt",
+        "The quick",
+        "--chat",
+        "--json",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "4",
+    )
+    more = json.loads(call(capsys, *asked, "--tools", str(file)))["prompt_tokens"]
+    assert more > json.loads(call(capsys, *asked))["prompt_tokens"]
+    for text in ("{}", "[]", "[1]", "{", None):
+        (file.write_text(text)) if text else file.unlink()
+        assert run_verb("generate", [*asked[1:], "--tools", str(file)]) == 2
+        assert "tools" in capsys.readouterr().err
+    reply = Reply("So.", None, [1, 2], "stop", [0.0, 0.0], 3, tool_calls=[ToolCall("c1", "add", '{"a": "東"}')])
+    print_replies(["Hi"], [reply], True)
+    (found,) = json.loads(capsys.readouterr().out)["tool_calls"]
+    assert found == {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": "東"}'}}
+    print_replies(["Hi"], [reply], False)
+    assert capsys.readouterr().out == 'So.\nadd {"a": "東"}\n'
+
+
 def test_generate_several_prompts_and_standard_input(
     sft: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.generate.detokenize import Detokenizer, TextStream
+from luopan.generate.replies import ReplyFormat
 from luopan.generate.text import Reply, TextGenerator
-from luopan.generate.thinking import ThinkingSplitter
 from luopan.model.decoder import Decoder
 from luopan.objectives.logprobs import token_logprobs
 from luopan.tokens.chat import encode_prompt, encode_text, split_thinking
@@ -161,16 +163,20 @@ def test_running_out_of_room(speaker: Callable[[str], TextGenerator]) -> None:
         "\n",
     ],
 )
-def test_the_splitter_agrees_with_split_thinking_however_the_text_is_cut(text: str) -> None:
-    draw = random.Random(0)
+def test_the_parser_agrees_with_split_thinking_however_the_text_is_cut(
+    tokenizer: PreTrainedTokenizerFast, text: str
+) -> None:
+    """As tokens of its vocabulary, and as characters of one that has no tokens for the tags."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if "think" not in token["content"]]
+    spelled = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
     thinking, answer = split_thinking(text)
-    for _ in range(40):
-        splitter = ThinkingSplitter()
+    for reading in (tokenizer, spelled):
+        parser = ReplyFormat.of(reading).parser()
         pieces = []
-        cuts = sorted(draw.randint(0, len(text)) for _ in range(draw.randint(0, 12)))
-        for start, stop in zip([0, *cuts], [*cuts, len(text)]):
-            pieces += splitter.push(text[start:stop])
-        pieces += splitter.finish()
+        for token in reading(text, add_special_tokens=False).input_ids:
+            pieces += parser.push(token)
+        pieces += parser.finish()
         assert all(pieces)
         assert "".join(piece for piece in pieces if piece.thinking) == (thinking or "")
         assert "".join(piece for piece in pieces if not piece.thinking) == answer

@@ -40,7 +40,7 @@ def make_feed(tmp_path: Path) -> Callable[..., RolloutFeed]:
         }  # fmt: skip
         return RolloutFeed(
             engine=Engine(model, eos_ids=[STOP], pad_id=PAD),
-            decode=lambda tokens: " ".join(map(str, tokens)),
+            decode=lambda tokens, _prompt: " ".join(map(str, tokens)),
             reward=reward,
             settings=RolloutSettings(**{**settings, **changes}),
             pad_id=PAD,

@@ -19,6 +19,7 @@ VERBS = {
     "doctor": "what this machine has, how fast it is, what is missing",
     "generate": "continue a prompt with a model",
     "chat": "talk to a model",
+    "serve": "serve models behind the OpenAI API, with a page to talk to them",
     "eval": "ask a model held-out questions and grade the answers",
     "sweep": "train one stage with several settings and seeds, and compare",
     "merge": "make one model out of the weights of several",

@@ -143,10 +143,11 @@ def run_cases(
     if not cases:
         raise LuopanError("there are no cases to run", where="skill evaluation")
     encode = encode or _chat_prompts(tokenizer)
-    completions = _generator(generate, params, seed)(encode(cases))
+    prompts = encode(cases)
+    completions = _generator(generate, params, seed)(prompts)
     if len(completions) != len(cases):
         raise LuopanError(f"{len(cases)} prompts gave {len(completions)} completions", where="skill evaluation")
-    rows = [_grade_row(tokenizer, case, completion) for case, completion in zip(cases, completions, strict=True)]
+    rows = [_grade_row(tokenizer, *each) for each in zip(cases, prompts, completions, strict=True)]
     return summarise(rows, keep)
 
 
@@ -207,8 +208,8 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(collected) / len(collected) if collected else None
 
 
-def _grade_row(tokenizer: Decoder, case: Case, completion: Completion) -> _Row:
-    text = tokenizer.decode(list(completion.tokens), skip_special_tokens=True)
+def _grade_row(tokenizer: Decoder, case: Case, prompt: Sequence[int], completion: Completion) -> _Row:
+    text = _text(tokenizer, completion.tokens, prompt)
     stopped = completion.finish_reason == "stop"
     formed = thinking_format(text, enable_thinking=case.enable_thinking).passed
     return _Row(case, grade(case, text), text, len(completion.tokens), stopped, formed)
@@ -235,6 +236,15 @@ def _generator(generate: Generate | Any, params: Any, seed: int) -> Generate:
     if params is None:
         raise LuopanError("an engine needs sampling parameters", where="skill evaluation", hint="pass params=")
     return lambda prompts: engine(prompts, params, seed=seed)
+
+
+def _text(tokenizer: Any, tokens: Sequence[int], prompt: Sequence[int]) -> str:
+    """The reply with its thinking between `<think>` and `</think>`, whatever the template writes."""
+    if not hasattr(tokenizer, "chat_template"):
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+    from luopan.generate.replies import reply_text  # imports transformers: only when it is needed
+
+    return reply_text(tokenizer, tokens, prompt)
 
 
 def _chat_prompts(tokenizer: Any) -> Encode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -24,6 +25,10 @@ class SamplingParams(BaseModel):
     token that ends the text is chosen.
     stop: strings that end the text, which are cut off. stop_token_ids: tokens that end it, besides the model's own.
     seed: the same seed gives the same tokens; None draws one.
+    top_logprobs: for each token, so many of the likeliest with their log-probabilities are reported.
+    json_schema, regex, grammar: what the answer must be, one of them: the JSON text of a schema ("{}" for any JSON), an
+    expression that matches all of it, or a Lark grammar as llguidance reads it. Only tokens that keep to it are drawn.
+    thinking_budget: at most so many tokens of thinking, then it is closed by force.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,17 +49,24 @@ class SamplingParams(BaseModel):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     seed: int | None = None
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+    json_schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    thinking_budget: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="before")
     @classmethod
     def _accept_usual_forms(cls, data: Any) -> Any:
-        """One stop string by itself; biases as an object, whose keys are texts in JSON."""
+        """One stop string by itself; biases as an object, whose keys are texts in JSON; a schema that is no text."""
         if not isinstance(data, dict):
             return data
         if isinstance(data.get("stop"), str):
             data = {**data, "stop": (data["stop"],)}
         if isinstance(data.get("logit_bias"), Mapping):
             data = {**data, "logit_bias": tuple(data["logit_bias"].items())}
+        if isinstance(data.get("json_schema"), Mapping | bool):
+            data = {**data, "json_schema": json.dumps(data["json_schema"], ensure_ascii=False)}
         return data
 
     @model_validator(mode="after")
@@ -68,6 +80,8 @@ class SamplingParams(BaseModel):
             raise ValueError("an empty bad word would forbid every text")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens {self.max_new_tokens}")
+        if len(forms := self._forms) > 1:
+            raise ValueError(f"{' and '.join(forms)} each say what the answer must be: give one")
         return self
 
     @property
@@ -81,6 +95,15 @@ class SamplingParams(BaseModel):
         }
 
     @property
+    def _forms(self) -> list[str]:
+        return [name for name in ("json_schema", "regex", "grammar") if getattr(self, name) is not None]
+
+    @property
+    def constrained(self) -> bool:
+        """Whether what may come next depends on the text so far: a `generate.constraint` is needed, and a tokenizer."""
+        return bool(self._forms) or self.thinking_budget is not None
+
+    @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken each time and nothing is drawn."""
         return self.temperature == 0
@@ -90,7 +113,7 @@ class SamplingParams(BaseModel):
         """Whether the distribution is the model's own at this temperature, so that a trainer can recompute it."""
         moved = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty or self.logit_bias
         barred = self.bad_words or self.bad_words_ids or self.min_new_tokens
-        return not (self.greedy or any(self._filters.values()) or moved or barred)
+        return not (self.greedy or any(self._filters.values()) or moved or barred or self.constrained)
 
 
 def sampling_params(**values: Any) -> SamplingParams:

@@ -54,6 +54,18 @@ class Detokenizer:
         self._settle()
         return text
 
+    def skip(self, token: int) -> str:
+        """Add a token that has no text of its own; what was still waiting before it."""
+        text = self.finish()
+        self._tokens.append(token)
+        return text
+
+    def run(self, tokens: Sequence[int]) -> str:
+        """`push` of many tokens and `finish`, decoded once."""
+        self._tokens += tokens
+        self._pending += len(tokens)
+        return self.finish()
+
     def _new_text(self) -> str:
         """The text of the pending tokens."""
         border = len(self._tokens) - self._pending
@@ -73,26 +85,16 @@ class Detokenizer:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-class TextStream:
-    """Text of one answer, cut before the stop string that is complete first."""
+class StopStrings:
+    """Text cut before the stop string that is complete first."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
+    def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = tuple(stop)
         self._waiting = ""
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """Add a token; the text that can be shown now. After `stopped` has become true there is no more."""
-        return self._release(self._detokenizer.push(token))
-
-    def finish(self) -> str:
-        """The text that was held back, at the end."""
-        text = self._release(self._detokenizer.finish())
-        text, self._waiting = text + self._waiting, ""
-        return text
-
-    def _release(self, text: str) -> str:
+    def push(self, text: str) -> str:
+        """Add text; what can be shown now. After `stopped` has become true there is no more."""
         if self.stopped:
             return ""
         if not self._stop:
@@ -105,13 +107,43 @@ class TextStream:
             self.stopped = True
             certain, self._waiting = self._waiting[: min(found)[1]], ""
             return certain
-        held = max(_overlap(self._waiting, stop) for stop in self._stop)
+        held = max(overlap(self._waiting, stop) for stop in self._stop)
         border = len(self._waiting) - held
         certain, self._waiting = self._waiting[:border], self._waiting[border:]
         return certain
 
+    def finish(self) -> str:
+        """The text that was held back, at the end."""
+        text, self._waiting = self._waiting, ""
+        return text
 
-def _overlap(text: str, stop: str) -> int:
+
+class TextStream:
+    """Text of one answer, cut before the stop string that is complete first."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop = StopStrings(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come; after it there is no more text."""
+        return self._stop.stopped
+
+    def push(self, token: int) -> str:
+        """Add a token; the text that can be shown now."""
+        return self._stop.push(self._detokenizer.push(token))
+
+    def push_all(self, tokens: Sequence[int]) -> str:
+        """`push` of all tokens, decoded together; an unfinished character at their end is not waited for."""
+        return self._stop.push(self._detokenizer.run(tokens))
+
+    def finish(self) -> str:
+        """The text that was held back, at the end."""
+        return self._stop.push(self._detokenizer.finish()) + self._stop.finish()
+
+
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is a beginning of `stop`, shorter than all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -24,7 +24,8 @@ from torch import Tensor
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.cache import PromptCache, SlotCache
 from luopan.generate.config import SamplingParams
-from luopan.generate.rows import Request, Rows
+from luopan.generate.constraint import Constraint
+from luopan.generate.rows import Likeliest, Request, Rows
 from luopan.model.decoder import Decoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -38,12 +39,15 @@ class Completion:
     tokens: with the stop token that ended it, if one did (it is trained like the rest in reinforcement learning).
     logprobs: of each token under the distribution it was drawn from, filters and temperature included; for greedy
     decoding, where nothing is drawn, under the model's own at temperature 1. finish_reason: "stop" if a stop token (or
-    a listener) ended it, "length" if the limit or the end of the context did, "cancelled" if `Session.cancel`.
+    a listener) ended it or its grammar is complete, "length" if the limit or the end of the context did (or a grammar
+    that this vocabulary cannot go on with), "cancelled" if `Session.cancel`. top_logprobs: for each token the likeliest
+    (id, logprob) of that same distribution, where they were asked for; tokens that could not come are left out.
     """
 
     tokens: list[int]
     logprobs: list[float]
     finish_reason: FinishReason
+    top_logprobs: Likeliest | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Token:
     token: int
     logprob: float
     finish_reason: FinishReason | None
+    top_logprobs: list[tuple[int, float]] | None = None
 
 
 class Engine:
@@ -93,15 +98,17 @@ class Engine:
         seed: int | None = None,
         request_ids: Sequence[int] | None = None,
         on_token: OnToken | None = None,
+        constraints: Sequence[Constraint | None] | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in the order of the prompts.
 
         params: for all, or for each. seed: of the random numbers; None takes params.seed, and draws one where that is
         None too. request_ids: what a request's random numbers are keyed by besides the seed; its index by default.
-        on_token(index, token, logprob) hears every token and ends its request by returning True.
+        on_token(index, token, logprob) hears every token and ends its request by returning True. constraints: for each,
+        used up by it.
         DataError for a prompt that is empty, leaves no room in the context, or holds an id that is no token.
         """
-        session, numbers = self._begin(prompts, params, seed, request_ids)
+        session, numbers = self._begin(prompts, params, seed, request_ids, constraints)
         while session.unfinished:
             session.step(on_token)
         return [session.finished.pop(number) for number in numbers]
@@ -113,19 +120,20 @@ class Engine:
         *,
         seed: int | None = None,
         request_ids: Sequence[int] | None = None,
+        constraints: Sequence[Constraint | None] | None = None,
     ) -> Iterator[Token]:
         """The same tokens as they come, requests interleaved. Errors as in `generate`, at the first `next`."""
-        heard: list[tuple[int, int, float]] = []
+        heard: list[tuple[int, int, float, list[tuple[int, float]] | None]] = []
 
         def listen(request: int, token: int, logprob: float) -> None:
-            heard.append((request, token, logprob))
+            heard.append((request, token, logprob, next(reversed(session.top_logprobs(request)), None)))
 
-        session, _ = self._begin(prompts, params, seed, request_ids)
+        session, _ = self._begin(prompts, params, seed, request_ids, constraints)
         while session.unfinished:
             session.step(listen)
-            for request, token, logprob in heard:
+            for request, token, logprob, top in heard:
                 done = session.finished.get(request)
-                yield Token(request, token, logprob, done.finish_reason if done else None)
+                yield Token(request, token, logprob, done.finish_reason if done else None, top)
             heard.clear()
 
     def session(self, slots: int | None = None, positions: int = 0) -> Session:
@@ -139,6 +147,7 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams],
         seed: int | None,
         keys: Sequence[int] | None,
+        constraints: Sequence[Constraint | None] | None,
     ) -> tuple[Session, list[int]]:
         """A session with these requests in it, and their numbers."""
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
@@ -154,6 +163,7 @@ class Engine:
                 seed=self._seed(one, seed, common),
                 key=number if keys is None else keys[number],
                 where=f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else None,
+                constraint=None if constraints is None else constraints[number],
             )
             for number, (prompt, one) in enumerate(zip(prompts, each))
         ]
@@ -187,8 +197,13 @@ class Engine:
         ends[torch.tensor((*self.eos_ids, *more), dtype=torch.int64, device=device)] = True
         return ends
 
-    def check_params(self, params: SamplingParams) -> None:
+    def check_params(self, params: SamplingParams, constraint: Constraint | None = None) -> None:
         """RecipeError for parameters that this model cannot take, or that need a tokenizer."""
+        if params.constrained and constraint is None:
+            raise RecipeError(
+                "json_schema, regex, grammar and thinking_budget need a tokenizer, which the engine has not",
+                hint="use a TextGenerator, or give a constraint made by luopan.generate.constraint.constraints_for",
+            )
         if params.stop or params.bad_words:
             what = "stop strings" if params.stop else "bad words"
             raise RecipeError(f"{what} need a tokenizer, which the engine has not", hint="use a TextGenerator")
@@ -248,20 +263,20 @@ class Session:
         seed: int | None = None,
         key: int = 0,
         where: object | None = None,
+        constraint: Constraint | None = None,
     ) -> int:
         """Ask for a completion: the request's number, by which listeners and `finished` know it.
 
         Its random numbers are those of (seed, key); without a seed that of the parameters, or one that is drawn.
-        `where` says in errors which request it is. DataError for a prompt, RecipeError for parameters that cannot be
-        used.
+        `where` says in errors which request it is. `constraint` is this request's alone and moves along with it.
+        DataError for a prompt, RecipeError for parameters that cannot be used.
         """
         self.engine.check_prompt(prompt, where)
-        self.engine.check_params(params)
+        self.engine.check_params(params, constraint)
         chosen = params.seed if seed is None else seed
         limit = min(params.max_new_tokens, self.engine.context - len(prompt))
-        request = Request(
-            self._count, list(prompt), params, secrets.randbits(63) if chosen is None else chosen, key, limit
-        )
+        chosen = secrets.randbits(63) if chosen is None else chosen
+        request = Request(self._count, list(prompt), params, chosen, key, limit, constraint)
         self._count += 1
         self._came[request.number] = self._steps
         bisect.insort(self.waiting, request, key=self._place)
@@ -280,6 +295,11 @@ class Session:
                     self._write_down(row, "cancelled")
                     self._close_gaps([row])
                 return
+
+    def top_logprobs(self, number: int) -> Likeliest:
+        """The likeliest tokens at each place of a request so far, where it asked for them; the newest is the last."""
+        done = self.finished.get(number)
+        return self.rows.tops.get(number, []) if done is None else done.top_logprobs or []
 
     @property
     def unfinished(self) -> bool:
@@ -370,7 +390,9 @@ class Session:
     def _write_down(self, row: int, reason: FinishReason) -> None:
         count = int(self.rows.generated[row])
         said = self.rows.tokens[row, :count].tolist(), self.rows.logprobs[row, :count].tolist()
-        self.finished[self.rows.asked[row].number] = Completion(*said, reason)
+        request = self.rows.asked[row]
+        tops = self.rows.tops.pop(request.number, []) if request.params.top_logprobs else None
+        self.finished[request.number] = Completion(*said, reason, tops)
 
     def _close_gaps(self, gone: list[int]) -> None:
         """Move running requests from the end of the batch into the slots of those that are gone."""

@@ -1,7 +1,7 @@
 """What is known of each running request besides its keys and values, as tensors with one row per slot.
 
 Everything a step needs is computed for all rows at once; Python sees a row only when it comes or goes, when somebody
-listens to its tokens, or when it has bad words of several tokens.
+listens to its tokens or wants the likeliest ones, when it has bad words of several tokens, or a constraint.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from luopan.generate.config import SamplingParams
-from luopan.generate.sampling import Knobs, choose, uniforms, warp
+from luopan.generate.constraint import Constraint
+from luopan.generate.sampling import Knobs, choose, likeliest, uniforms, warp
+
+Likeliest = list[list[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
 class Request:
     """What is asked: `prompt` tokens, parameters, and what its random numbers are keyed by (`seed`, `key`).
 
-    `limit`: how many tokens it may have, by its parameters and the context.
+    `limit`: how many tokens it may have, by its parameters and the context. `constraint`: its own, which goes along.
     """
 
     number: int
@@ -30,6 +33,7 @@ class Request:
     seed: int
     key: int
     limit: int
+    constraint: Constraint | None = None
 
 
 class Rows:
@@ -38,12 +42,15 @@ class Rows:
     limit, generated [slots] int64 how many tokens it may have and has; tokens, logprobs, noise [slots, longest limit so
     far]; last [slots] the token to be fed next. [slots, V], from when the first request needs them: seen bool what has
     occurred, counts how often it was generated, bias what is added. `ends` [V] bool: tokens that end every request.
+    `tops` {number: for each token the likeliest ones}, of requests that want them.
     """
 
     def __init__(self, slots: int, vocab_size: int, ends: Tensor) -> None:
         self.slots, self.vocab_size, self.ends, self.device = slots, vocab_size, ends, ends.device
         self.active = 0
         self.asked: list[Request] = []  # of the active rows
+        self.tops: dict[int, Likeliest] = {}
+        self._any_bound = self._any_tops = False  # among the active rows
         self._knobs: Knobs | None = None
         self.limit, self.generated, self.last = (
             torch.zeros(slots, dtype=torch.int64, device=self.device) for _ in range(3)
@@ -68,7 +75,7 @@ class Rows:
         self.noise[rows] = torch.from_numpy(drawn).to(self.device)
         self.asked += requests
         self.active = rows.stop
-        self._knobs = None
+        self._changed()
         for row, request in enumerate(requests, rows.start):
             self._admit_extras(row, request)
         return rows
@@ -77,10 +84,12 @@ class Rows:
         """Choose the next token of `rows` from logits [n, V] and write it down: tokens [n], logprobs [n]."""
         knobs = self._knobs_of(rows)
         seen, counts, bias = (None if held is None else held[rows] for held in (self.seen, self.counts, self.bias))
-        logits = warp(logits, knobs, seen=seen, counts=counts, bias=bias, barred=self._barred(rows, knobs))
+        barred, allowed = self._barred(rows, knobs), self._allowed(rows)
+        logits = warp(logits, knobs, seen=seen, counts=counts, bias=bias, barred=barred, allowed=allowed)
         place = self.generated[rows, None]  # [n, 1]
         uniform = None if knobs.all_greedy else self.noise[rows].gather(1, place)
         tokens, logprobs = choose(logits, knobs, uniform)
+        self._note_likeliest(rows, logits)
         self.tokens[rows].scatter_(1, place, tokens[:, None])
         self.logprobs[rows].scatter_(1, place, logprobs[:, None])
         self.last[rows] = tokens
@@ -89,12 +98,16 @@ class Rows:
             seen.scatter_(1, tokens[:, None], True)
         if counts is not None:
             counts.scatter_add_(1, tokens[:, None], torch.ones_like(counts[:, :1]).expand(len(tokens), 1))
+        self._tell_constraints(rows, tokens)
         return tokens, logprobs
 
     def ended(self, rows: slice, tokens: Tensor) -> Tensor:
-        """bool [n]: which of the tokens [n] ends its request."""
-        found = self.ends[tokens]
-        return found if self.own_ends is None else found | self.own_ends[rows].gather(1, tokens[:, None])[:, 0]
+        """bool [n]: which of the tokens [n] ends its request, be it that nothing can follow it."""
+        found = self._are_ends(rows, tokens)
+        for place, constraint in self._bound(rows):
+            # An end that is not accepted only comes where nothing else could: the text is not whole.
+            found[place] = constraint.accepting and (constraint.done or bool(found[place]))
+        return found
 
     def compact(self, source: Sequence[int], target: Sequence[int], active: int) -> None:
         """Copy rows `source` over rows `target` and keep the first `active`."""
@@ -106,7 +119,64 @@ class Rows:
                 self.asked[other] = self.asked[one]
         del self.asked[active:]
         self.active = active
+        self._changed()
+
+    def _changed(self) -> None:
+        """Other requests are running than before."""
         self._knobs = None
+        self._any_bound = any(one.constraint is not None for one in self.asked)
+        self._any_tops = any(one.params.top_logprobs for one in self.asked)
+
+    def _are_ends(self, rows: slice, tokens: Tensor) -> Tensor:
+        found = self.ends[tokens]
+        return found if self.own_ends is None else found | self.own_ends[rows].gather(1, tokens[:, None])[:, 0]
+
+    def _bound(self, rows: slice) -> list[tuple[int, Constraint]]:
+        """Those of `rows`, counted from the first of them, that have a constraint."""
+        if not self._any_bound:
+            return []
+        return [(place, one.constraint) for place, one in enumerate(self.asked[rows]) if one.constraint is not None]
+
+    def _allowed(self, rows: slice) -> Tensor | None:
+        """bool [n, V]: what the constraints allow; None where no row has one. An end may come where they accept it."""
+        bound = self._bound(rows)
+        if not bound:
+            return None
+        ends = self.ends.cpu()
+        own = None if self.own_ends is None else self.own_ends[rows].cpu()
+        allowed = torch.ones(rows.stop - rows.start, self.vocab_size, dtype=torch.bool)
+        for place, constraint in bound:
+            over = ends if own is None else ends | own[place]
+            constraint.allow(allowed[place])
+            allowed[place, over] = constraint.accepting
+            if not bool(allowed[place].any()):  # stuck: `_tell_constraints` ends it, whatever comes
+                allowed[place] = over if bool(over.any()) else True
+        return allowed.to(self.device)
+
+    def _tell_constraints(self, rows: slice, tokens: Tensor) -> None:
+        """Each constraint hears its row's token, unless that ends the text; one that is stuck has reached its limit."""
+        bound = self._bound(rows)
+        if not bound:
+            return
+        over, said = self._are_ends(rows, tokens).tolist(), tokens.tolist()
+        for place, constraint in bound:
+            if not over[place] and not constraint.done:
+                constraint.take(said[place])
+            if not constraint.accepting and (over[place] or constraint.done):
+                self.limit[rows.start + place] = self.generated[rows.start + place]
+
+    def _note_likeliest(self, rows: slice, logits: Tensor) -> None:
+        """Write down the likeliest tokens for the rows that want them; those that cannot come are left out."""
+        if not self._any_tops:
+            return
+        wanted = [(place, one) for place, one in enumerate(self.asked[rows]) if one.params.top_logprobs]
+        if not wanted:
+            return
+        chosen = logits if len(wanted) == len(logits) else logits[[place for place, _ in wanted]]
+        found = likeliest(chosen, max(one.params.top_logprobs for _, one in wanted))
+        for (_, request), ids, values in zip(wanted, *(each.tolist() for each in found), strict=True):
+            best = zip(ids[: request.params.top_logprobs], values)
+            self.tops.setdefault(request.number, []).append([(i, value) for i, value in best if value > -torch.inf])
 
     def _knobs_of(self, rows: slice) -> Knobs:
         whole = rows == slice(0, self.active)

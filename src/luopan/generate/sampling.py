@@ -144,14 +144,16 @@ def keep_typical(logits: Tensor, typical_p: Tensor) -> Tensor:
 
 def warp(
     logits: Tensor, knobs: Knobs, *, seen: Tensor | None = None, counts: Tensor | None = None,
-    bias: Tensor | None = None, barred: Tensor | None = None,
+    bias: Tensor | None = None, barred: Tensor | None = None, allowed: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The logits [B, V] of the distribution that is drawn from, fp32; of greedy rows, whose largest is taken.
 
     All [B, V]: `seen` bool, the tokens that have occurred (needed with a repetition penalty); `counts`, how often each
-    was generated (with the other two penalties); `bias`, added first; `barred` bool, tokens that may not come.
+    was generated (with the other two penalties); `bias`, added first; `barred` bool, tokens that may not come;
+    `allowed` bool, the only ones that may, at least one a row. Where what is barred and what is allowed leave nothing,
+    what is allowed counts.
     """
-    logits = logits.float()
+    logits = raw = logits.float()
     if bias is not None:
         logits = logits + bias
     if knobs.repetition_penalty is not None:
@@ -162,6 +164,10 @@ def warp(
         logits = penalise_counts(logits, counts, knobs.frequency_penalty, knobs.presence_penalty)
     if barred is not None:
         logits = logits.masked_fill(barred, -torch.inf)
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+        stuck = logits.amax(-1, keepdim=True) == -torch.inf
+        logits = torch.where(stuck, raw.masked_fill(~allowed, -torch.inf), logits)
     if knobs.temperature is not None:
         logits = logits / knobs.temperature
     if knobs.top_k is not None:
@@ -208,3 +214,9 @@ def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest token per row [B] and its log-probability [B] under softmax(logits [B, V]) (temperature 1)."""
     best, tokens = logits.max(-1)
     return tokens, best - logits.logsumexp(-1)
+
+
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens of softmax(logits [B, V]), best first: tokens and their log-probabilities [B, k]."""
+    best, tokens = logits.topk(min(count, logits.shape[-1]), dim=-1)
+    return tokens, best - logits.logsumexp(-1, keepdim=True)

@@ -6,7 +6,7 @@ Prompts are encoded by `tokens.chat`, so a model sees in use what it saw in trai
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import torch
@@ -14,23 +14,28 @@ from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.beam import beam_search
+from luopan.generate.budget import thinking_format
 from luopan.generate.config import SamplingParams, sampling_params
-from luopan.generate.detokenize import TextStream
+from luopan.generate.constraint import Constraint, constraints_for
 from luopan.generate.engine import Completion, Engine, FinishReason
+from luopan.generate.replies import ReplyFormat
+from luopan.generate.replies_parts import Fault, Piece, Said, ToolCall
+from luopan.generate.replies_text import ReplyReader, TextReader
+from luopan.generate.rows import Likeliest
 from luopan.generate.score import Score, continuation_logprobs
-from luopan.generate.thinking import Piece, ThinkingSplitter
 from luopan.model.decoder import Decoder
-from luopan.tokens.chat import encode_prompt, encode_text, split_thinking, stop_ids
+from luopan.tokens.chat import encode_prompt, encode_text, stop_ids
 
 Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. `text` without thinking, special tokens and stop strings; `thinking` None where there was none.
+    """An answer. `text` without thinking, tool calls, special tokens and stop strings; `thinking` None where there was
+    none. faults: what looked like tool calls and is none; it stands in the text. thinking_tokens: how many of `tokens`.
 
     tokens and their logprobs as in `Completion` (the stop token included); prompt_tokens is how many came before.
-    score: by which it was chosen among others, where it was.
+    score: by which it was chosen among others, where it was. top_logprobs as in `Completion`.
     """
 
     text: str
@@ -40,6 +45,10 @@ class Reply:
     logprobs: list[float]
     prompt_tokens: int
     score: float | None = None
+    top_logprobs: Likeliest | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    thinking_tokens: int = 0
 
 
 class TextGenerator:
@@ -66,6 +75,7 @@ class TextGenerator:
             )
         self.model = model if device is None else model.to(device)
         self.tokenizer = tokenizer
+        self.reply_format = ReplyFormat.of(tokenizer)
         ends = stop_ids(tokenizer) if eos_ids is None else list(eos_ids)
         self.engine = Engine(self.model, eos_ids=ends, pad_id=tokenizer.pad_token_id or 0, max_batch=max_batch)
 
@@ -88,10 +98,16 @@ class TextGenerator:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> Reply:
-        """The assistant's answer to a conversation (`[{"role": ..., "content": ...}, ...]`)."""
-        return self.batch([messages], params, enable_thinking=enable_thinking, tools=tools, **values)[0]
+        """The assistant's answer to a conversation (`[{"role": ..., "content": ...}, ...]`).
+
+        tools: what it may call, as JSON schemas. arguments: further ones of the chat template.
+        """
+        return self.batch(
+            [messages], params, enable_thinking=enable_thinking, tools=tools, arguments=arguments, **values
+        )[0]
 
     def batch(
         self,
@@ -100,6 +116,7 @@ class TextGenerator:
         *,
         enable_thinking: bool | Sequence[bool] = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         request_ids: Sequence[int] | None = None,
         **values: Any,
     ) -> list[Reply]:
@@ -112,29 +129,35 @@ class TextGenerator:
         else:
             told = [_params(one, values) for one in params]
         each = [enable_thinking] * len(requests) if isinstance(enable_thinking, bool) else list(enable_thinking)
-        prompts = [self.encode(request, thinking, tools) for request, thinking in zip(requests, each, strict=True)]
-        # Without stop strings nobody needs the text before the end.
-        streams = [TextStream(self.tokenizer, one.stop) if one.stop else None for one in told]
-        said = [""] * len(prompts)
+        prompts = [
+            self.encode(request, thinking, tools, arguments) for request, thinking in zip(requests, each, strict=True)
+        ]
+        readers = [
+            self._reader(request, prompt, one.stop, tools, arguments)
+            for request, prompt, one in zip(requests, prompts, told, strict=True)
+        ]
+        said: list[list[Piece]] = [[] for _ in prompts]
         ends = [self._ends(one) for one in told]
 
         def listen(index: int, token: int, _logprob: float) -> bool:
-            stream = streams[index]
-            if stream is None or token in ends[index]:
+            if not told[index].stop or token in ends[index]:
                 return False
-            said[index] += stream.push(token)
-            return stream.stopped
+            said[index] += readers[index].push(token)
+            return readers[index].stopped
 
-        listener = listen if any(stream is not None for stream in streams) else None
+        # Without stop strings nobody needs the text before the end.
+        listener = listen if any(one.stop for one in told) else None
         bare = [self._bare(one) for one in told]
-        completions = self.engine.generate(prompts, bare, request_ids=request_ids, on_token=listener)
-        decoded = self._decode(completions, ends)
-        said = [
-            text if stream is None else heard + stream.finish() for text, heard, stream in zip(decoded, said, streams)
+        bound = [
+            self.constraint(prompt, one, think=thinking, chat=not isinstance(request, str))
+            for request, prompt, one, thinking in zip(requests, prompts, told, each, strict=True)
         ]
+        completions = self.engine.generate(prompts, bare, request_ids=request_ids, on_token=listener, constraints=bound)
+        for pieces, reader, one, completion, own in zip(said, readers, told, completions, ends, strict=True):
+            pieces += [*([] if one.stop else reader.push_all(_body(completion, own))), *reader.finish()]
         return [
-            _reply(text, completion, len(prompt), chat=not isinstance(request, str))
-            for request, prompt, text, completion in zip(requests, prompts, said, completions)
+            _reply(reader.said(pieces), completion, len(prompt))
+            for reader, pieces, completion, prompt in zip(readers, said, completions, prompts)
         ]
 
     def stream(self, prompt: str, params: SamplingParams | None = None, **values: Any) -> Generator[str, None, Reply]:
@@ -142,10 +165,9 @@ class TextGenerator:
 
         Whole characters only. The generator's return value is the whole Reply.
         """
-        ids = self.encode(prompt)
-        pieces: list[str] = []
-        completion = yield from self._stream(ids, _params(params, values), pieces)
-        return _reply("".join(pieces), completion, len(ids), chat=False)
+        ids, told = self.encode(prompt), _params(params, values)
+        bound = self.constraint(ids, told, chat=False)
+        return (yield from self._stream(ids, told, TextReader(self.tokenizer, told.stop), bound))
 
     def stream_chat(
         self,
@@ -154,22 +176,18 @@ class TextGenerator:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> Generator[Piece, None, Reply]:
         """The assistant's answer piece by piece. A `Piece` is a string that knows whether it is thinking.
 
-        Tags are left out: the pieces put together are `chat`'s thinking and text. The return value is the whole Reply.
+        Marks and tool calls are left out: the pieces put together are `chat`'s thinking and text. The return value is
+        the whole Reply.
         """
-        ids = self.encode(messages, enable_thinking, tools)
-        said: list[str] = []
-        splitter = ThinkingSplitter()
-        source = self._stream(ids, _params(params, values), said)
-        while True:
-            try:
-                yield from splitter.push(next(source))
-            except StopIteration as end:
-                yield from splitter.finish()
-                return _reply("".join(said), end.value, len(ids), chat=True)
+        ids, told = self.encode(messages, enable_thinking, tools, arguments), _params(params, values)
+        reader = self._reader(messages, ids, told.stop, tools, arguments)
+        bound = self.constraint(ids, told, think=enable_thinking)
+        return (yield from self._stream(ids, told, reader, bound))
 
     def beam_search(
         self,
@@ -182,21 +200,22 @@ class TextGenerator:
         num_return_sequences: int = 1,
         enable_thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> list[Reply]:
         """The likeliest answers that a search of this width finds, best first (`generate.beam`)."""
-        ids = self.encode(request, enable_thinking, tools)
+        ids = self.encode(request, enable_thinking, tools, arguments)
         told = _params(params, values)
         beams = beam_search(
             self.engine, ids, told, num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping,
             num_return_sequences=num_return_sequences,
         )  # fmt: skip
-        texts = self._decode([beam.completion for beam in beams], [self._ends(told)] * len(beams))
-        chat = not isinstance(request, str)
-        return [
-            replace(_reply(text, beam.completion, len(ids), chat=chat), score=beam.score)
-            for text, beam in zip(texts, beams, strict=True)
-        ]
+        replies = []
+        for beam in beams:
+            reader = self._reader(request, ids, (), tools, arguments)
+            pieces = [*reader.push_all(_body(beam.completion, self._ends(told))), *reader.finish()]
+            replies.append(replace(_reply(reader.said(pieces), beam.completion, len(ids)), score=beam.score))
+        return replies
 
     def best_of(
         self,
@@ -207,6 +226,7 @@ class TextGenerator:
         judge: Callable[[Reply], float] | None = None,
         enable_thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> list[Reply]:
         """`n` answers that are drawn, the best first: by `judge`, or by their mean log-probability."""
@@ -215,7 +235,7 @@ class TextGenerator:
         told = _params(params, values)
         if told.greedy and n > 1:
             raise RecipeError("at temperature 0 all answers are the same: raise it, or use beam_search")
-        replies = self.batch([request] * n, told, enable_thinking=enable_thinking, tools=tools)
+        replies = self.batch([request] * n, told, enable_thinking=enable_thinking, tools=tools, arguments=arguments)
         scored = [replace(reply, score=(judge or mean_logprob)(reply)) for reply in replies]
         return sorted(scored, key=lambda reply: -(reply.score or 0.0))
 
@@ -246,16 +266,30 @@ class TextGenerator:
         request: str | Sequence[Message],
         enable_thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The tokens that the model is given: of a text without its end, or of a conversation up to the answer."""
         if not isinstance(request, str):
-            return encode_prompt(self.tokenizer, request, enable_thinking=enable_thinking, tools=tools)
-        if enable_thinking or tools:
-            raise DataError("thinking and tools belong to conversations, not to a text to be continued")
+            return encode_prompt(
+                self.tokenizer, request, enable_thinking=enable_thinking, tools=tools, arguments=arguments
+            )
+        if enable_thinking or tools or arguments:
+            raise DataError(
+                "thinking, tools and arguments of the template belong to conversations, not to a text to be continued"
+            )
         ids = self._encode_text(request)
         if not ids:
             raise DataError("the prompt is empty: there is nothing to go on from")
         return ids
+
+    def constraint(
+        self, prompt: Sequence[int], params: SamplingParams, *, think: bool = False, chat: bool = True
+    ) -> Constraint | None:
+        """What binds one answer to these tokens, where the parameters ask for it (`constraints_for`)."""
+        if not params.constrained:
+            return None
+        opened = thinking_format(self.tokenizer).begun_by(prompt)
+        return constraints_for(self.tokenizer, params, opened=opened, think=think, chat=chat)
 
     def _encode_text(self, text: str) -> list[int]:
         return list(encode_text(self.tokenizer, text).input_ids[:-1])  # without the end of the document
@@ -272,34 +306,43 @@ class TextGenerator:
         barred = tuple(dict.fromkeys((*params.bad_words_ids, *filter(None, found))))
         return params.model_copy(update={"stop": (), "bad_words": (), "bad_words_ids": barred})
 
-    def _decode(self, completions: Sequence[Completion], ends: Sequence[frozenset[int]]) -> list[str]:
-        bodies = [
-            completion.tokens[:-1] if completion.tokens[-1] in own else completion.tokens
-            for completion, own in zip(completions, ends, strict=True)
-        ]
-        decoded = self.tokenizer.batch_decode(bodies, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [str(text) for text in decoded]
+    def _reader(
+        self,
+        request: str | Sequence[Message],
+        prompt: Sequence[int],
+        stop: Sequence[str],
+        tools: Sequence[Mapping[str, Any]] | None,
+        arguments: Mapping[str, Any] | None,
+    ) -> ReplyReader:
+        """What reads the answer to a request."""
+        if isinstance(request, str):
+            return TextReader(self.tokenizer, stop)
+        return self.reply_format.parser(prompt, tools, stop=stop, arguments=arguments)
 
-    def _stream(self, ids: list[int], params: SamplingParams, said: list[str]) -> Generator[str, None, Completion]:
-        """Yield text as it becomes certain, writing it down in `said`; returns the tokens."""
-        stream, ends = TextStream(self.tokenizer, params.stop), self._ends(params)
+    def _stream(
+        self, ids: list[int], params: SamplingParams, reader: ReplyReader, constraint: Constraint | None
+    ) -> Generator[Piece, None, Reply]:
+        """Yield pieces as they become certain; returns the whole."""
+        ends = self._ends(params)
+        said: list[Piece] = []
         tokens: list[int] = []
         logprobs: list[float] = []
+        tops: Likeliest | None = [] if params.top_logprobs else None
         reason: FinishReason = "length"
-        for item in self.engine.stream([ids], self._bare(params)):
+        for item in self.engine.stream([ids], self._bare(params), constraints=[constraint]):
             tokens.append(item.token)
             logprobs.append(item.logprob)
-            text = "" if item.token in ends else stream.push(item.token)
-            if text:
-                said.append(text)
-                yield text
-            if stream.stopped or item.finish_reason is not None:
-                reason = "stop" if stream.stopped else item.finish_reason or "length"
+            if tops is not None:
+                tops.append(item.top_logprobs or [])
+            pieces = [] if item.token in ends else reader.push(item.token)
+            said += pieces
+            yield from pieces
+            if reader.stopped or item.finish_reason is not None:
+                reason = "stop" if reader.stopped else item.finish_reason or "length"
                 break
-        if rest := stream.finish():
-            said.append(rest)
-            yield rest
-        return Completion(tokens, logprobs, reason)
+        pieces = reader.finish()
+        yield from pieces
+        return _reply(reader.said([*said, *pieces]), Completion(tokens, logprobs, reason, tops), len(ids))
 
 
 def mean_logprob(reply: Reply) -> float:
@@ -313,6 +356,15 @@ def _params(params: SamplingParams | None, values: Mapping[str, Any]) -> Samplin
     return sampling_params(**values) if params is None else params
 
 
-def _reply(text: str, completion: Completion, prompt_tokens: int, *, chat: bool) -> Reply:
-    thinking, answer = split_thinking(text) if chat else (None, text)
-    return Reply(answer, thinking, completion.tokens, completion.finish_reason, completion.logprobs, prompt_tokens)
+def _body(completion: Completion, ends: frozenset[int]) -> list[int]:
+    """The tokens without the one that ended them."""
+    tokens = completion.tokens
+    return tokens[:-1] if tokens and tokens[-1] in ends else tokens
+
+
+def _reply(said: Said, completion: Completion, prompt_tokens: int) -> Reply:
+    return Reply(
+        said.text, said.thinking, completion.tokens, completion.finish_reason, completion.logprobs, prompt_tokens,
+        top_logprobs=completion.top_logprobs, tool_calls=said.tool_calls, faults=said.faults,
+        thinking_tokens=said.thinking_tokens,
+    )  # fmt: skip

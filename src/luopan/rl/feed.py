@@ -63,7 +63,8 @@ class RolloutFeed:
     and share out the rows that follow: what a step trains on does not depend on how many they are."""
 
     engine: Sampler
-    decode: Callable[[Sequence[int]], str]
+    decode: Callable[[Sequence[int], Sequence[int]], str]
+    """The text of an answer's tokens, by the tokens of its prompt."""
     prompts: Sequence[Prompt]
     reward: Reward
     settings: RolloutSettings
@@ -129,7 +130,7 @@ class RolloutFeed:
         return [(prompt, everything[i * each : (i + 1) * each]) for i, prompt in enumerate(prompts)]
 
     def _grade(self, prompt: Prompt, completion: Completion) -> Rollout:
-        text = self.decode(completion.tokens)
+        text = self.decode(completion.tokens, prompt.input_ids)
         reward, parts = self.reward(prompt, text, completion)
         return Rollout(
             tuple(completion.tokens), tuple(completion.logprobs), text, completion.finish_reason, reward, parts

@@ -1,1 +1,1 @@
-"""An OpenAI-compatible HTTP server for models of one's own, and the web page that it serves."""
+"""The HTTP server: models behind the OpenAI API, and the page that talks to it."""

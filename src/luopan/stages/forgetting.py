@@ -22,6 +22,7 @@ from luopan.evals.bits import bits_per_byte
 from luopan.evals.perplexity import Perplexity, answer_perplexity
 from luopan.evals.verifiers import has_phrase
 from luopan.generate.config import SamplingParams
+from luopan.generate.replies import reply_text
 from luopan.recipe.replay_specs import ForgettingSpec, ReplaySpec
 from luopan.report.data import Answer, Figure, Message, Note, Sample
 from luopan.stages.base import Workspace
@@ -59,7 +60,7 @@ def measure_general(chat: Chat, source: Artifact, spec: ForgettingSpec, out: Wor
     general = answer_perplexity(chat.model, asked, [reply.answer for reply in said])
     greedy = SamplingParams(max_new_tokens=spec.max_new_tokens, temperature=0.0)
     completions = engine_of(chat).generate(asked, greedy, seed=SUITE_SEED)
-    texts = [chat.tokenizer.decode(c.tokens, skip_special_tokens=True).strip() for c in completions]
+    texts = [reply_text(chat.tokenizer, c.tokens, prompt).strip() for c, prompt in zip(completions, asked, strict=True)]
     return {
         "general": [general.nats, general.tokens],
         "text": _text_sums(chat, spec),

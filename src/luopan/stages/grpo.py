@@ -22,6 +22,7 @@ from luopan.evals.skills import standard_error
 from luopan.evals.verifiers import grade, thinking_format
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion, Engine
+from luopan.generate.replies import reply_text
 from luopan.model.decoder import Decoder
 from luopan.recipe.specs import GrpoSpec
 from luopan.report.data import Figure
@@ -143,7 +144,7 @@ def build_feed(spec: GrpoSpec, chat: Chat, out: Workspace) -> RolloutFeed:
         )
     return RolloutFeed(
         engine=PreciseEngine(engine_of(chat), chat.device, spec.precision),
-        decode=lambda tokens: chat.tokenizer.decode(list(tokens), skip_special_tokens=True),
+        decode=partial(reply_text, chat.tokenizer),
         prompts=prompts,
         reward=partial(reward, format_reward=spec.format_reward),
         settings=settings,
@@ -182,7 +183,7 @@ def sampled_accuracy(spec: GrpoSpec, chat: Chat) -> dict[str, Any]:
     engine = PreciseEngine(engine_of(chat), chat.device, spec.precision)
     completions = engine.generate([prompt for prompt in prompts for _ in range(each)], params, seed=SUITE_SEED)
     scores = [
-        grade(cases[i // each], chat.tokenizer.decode(done.tokens, skip_special_tokens=True)).score
+        grade(cases[i // each], reply_text(chat.tokenizer, done.tokens, prompts[i // each])).score
         for i, done in enumerate(completions)
     ]
     by_case = [[s for s in scores[i : i + each] if s is not None] for i in range(0, len(scores), each)]

@@ -14,6 +14,7 @@ from luopan.errors import DataError
 from luopan.evals.skills import SkillReport, run_cases
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
+from luopan.generate.replies import ReplyFormat
 from luopan.recipe.parts import ChatSuite, SkillTest
 from luopan.report.data import Answer, BarChart, Bars, Figure, Message, Sample
 from luopan.stages.common import Chat
@@ -204,7 +205,8 @@ def answer_dialogues(chat: Chat, dialogues: Sequence[Sequence[str]], sampling: S
                 answers.append(Answer(text="", finish_reason="length", tokens=0))
                 messages.append({"role": "assistant", "content": "..."})
                 continue
-            thinking, text = split_thinking(chat.tokenizer.decode(list(completion.tokens), skip_special_tokens=True))
+            said = ReplyFormat.of(chat.tokenizer).parse(completion.tokens, prompt)
+            thinking, text = said.thinking, said.text
             answers.append(
                 Answer(
                     text=text,
@@ -214,7 +216,7 @@ def answer_dialogues(chat: Chat, dialogues: Sequence[Sequence[str]], sampling: S
                 )
             )
             # What is left of badly nested tags would be refused as input, though the model said it.
-            said = re.sub(r"</?think>", "", text).strip()
-            messages.append({"role": "assistant", "content": said or "..."})
+            untagged = re.sub(r"</?think>", "", text).strip()
+            messages.append({"role": "assistant", "content": untagged or "..."})
         done.append(answers)
     return done

@@ -14,6 +14,7 @@ from luopan.corpus.skills import flaw_cases, generate_cases
 from luopan.evals.skills import standard_error
 from luopan.evals.verifiers import grade
 from luopan.generate.config import SamplingParams
+from luopan.generate.replies import reply_text
 from luopan.recipe.preference_specs import PreferenceSpec
 from luopan.report.data import Figure
 from luopan.stages.common import Chat
@@ -39,7 +40,7 @@ def sampled_answers(chat: Chat, spec: PreferenceSpec) -> dict[str, list[float]]:
     prompts = encode_prompts(chat.tokenizer, [Conversation(case.messages) for case in cases])
     params = SamplingParams(max_new_tokens=64, temperature=1.0)
     completions = engine_of(chat).generate(prompts, params, seed=SUITE_SEED)
-    texts = [chat.tokenizer.decode(completion.tokens, skip_special_tokens=True) for completion in completions]
+    texts = [reply_text(chat.tokenizer, done.tokens, prompt) for done, prompt in zip(completions, prompts, strict=True)]
     flawless = [grade(case, text).score or 0.0 for case, text in zip(flaw_cases(cases, spec.flaw), texts)]
     return {"flawless": flawless, "right": [grade(case, text).score or 0.0 for case, text in zip(cases, texts)]}
 
