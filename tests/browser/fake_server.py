@@ -114,7 +114,9 @@ def fake_app(
 
 
 def error(status: int, message: str, code: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}, status)
+    return JSONResponse(
+        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}, status
+    )
 
 
 async def stream(body: dict[str, Any], said: str) -> AsyncIterator[str]:
