@@ -93,7 +93,7 @@ def some_message(draw: random.Random, *, thinking: bool, calls: int, beside: boo
     """An assistant's message with this many calls; `beside`: with text in front of them."""
     message: dict[str, Any] = {"role": "assistant", "content": "" if calls and not beside else f"x{some_text(draw)}y"}
     if thinking:
-        message["reasoning_content"] = f"t{some_text(draw)}t"
+        message["reasoning_content"] = f" t{some_text(draw)}t "
     if calls:
         message["tool_calls"] = [
             {

@@ -17,6 +17,9 @@ from replies_tokenizers import (
     spelled_tokenizer_for,
     tokenizer_for,
 )
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.decoders import Metaspace
+from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from luopan.generate.replies import Piece, ReplyFormat, ReplyParser, Said, reply_text
@@ -321,6 +324,20 @@ def test_thinking_tokens() -> None:
          "<|start|>assistant", "<|channel|>analysis<|message|>abc<|end|>"),
     ):  # fmt: skip
         assert parsed(name, text, prompt).thinking_tokens == len(ids_of(tokenizer_for(name), expected)), name
+
+
+def test_spaces_of_tokenizers_that_leave_out_the_first() -> None:
+    """Where text depends on what stands before it (SentencePiece), a mark stands before it, too."""
+    words = {word: number for number, word in enumerate(["<think>", "</think>", "▁a", "▁b"])}
+    backend = Tokenizer(WordLevel(words, unk_token="▁a"))
+    backend.decoder = Metaspace()
+    backend.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert tokenizer.decode([2, 3]) == "a b"
+    fmt = ReplyFormat.of(tokenizer)
+    for tokens, thinking, text in (([2, 3], None, "a b"), ([0, 2, 1, 3, 2], " a", " b a")):
+        _, said = read(fmt.parser(), tokens)
+        assert (said.thinking, said.text) == (thinking, text) and said == fmt.parse(tokens)
 
 
 def test_special_tokens_of_no_meaning_stay_invisible() -> None:
