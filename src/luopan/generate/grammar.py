@@ -7,7 +7,7 @@ of a tokenizer is made once (0.4 s for 49,152 tokens here), a grammar once for e
 
 Limits: expressions are Rust's, where `\d` is a digit of any script and `[0-9]` one of ASCII. Keywords of JSON schema
 that llguidance cannot hold a model to (`uniqueItems`, unknown formats) are refused, not ignored. Between the parts of
-JSON there is at most a space, or a line break and 32 spaces or tabs: without a bound a small model may write white
+JSON there is at most a space, or a line break and 20 spaces or tabs: without a bound a small model may write white
 space until its tokens are spent.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Form = Literal["json_schema", "regex", "grammar"]
 
-_WHITE_SPACE = r"( |\n[ \t]{0,32})?"
+_WHITE_SPACE = r"( |\n[ \t]{0,20})?"
 # Compiled grammars that are kept for each tokenizer.
 _KEPT = 32
 
