@@ -309,7 +309,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., C] -> [..., V]: the head alone, so that a loss can leave out positions that are not trained."""
-        logits = linear(hidden, self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight)
+        logits = linear(hidden, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
