@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -291,6 +292,17 @@ def test_keys(tokenizer: PreTrainedTokenizerFast) -> None:
         with pytest.raises(openai.AuthenticationError):
             server.client(api_key="wrong").models.list()
         assert server.client(api_key="secret").models.list().data[0].id == "noise"
+
+
+def test_the_page_is_there_and_asks_for_the_key_only_where_it_asks(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = served(tiny_model(len(tokenizer)), tokenizer, "noise")
+    with running([model], api_key="secret", page=True, runs=tmp_path) as server, server.http() as http:
+        assert "<html" in http.get("/").text and http.get("/page.json").status_code == 200
+        for path in ("/api/templates", "/api/runs", "/api/compare/votes"):
+            refused(http.get(path), 401)
+            assert http.get(path, headers={"authorization": "Bearer secret"}).status_code == 200, path
 
 
 def test_origins_that_may_ask(tokenizer: PreTrainedTokenizerFast) -> None:

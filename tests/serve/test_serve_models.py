@@ -83,6 +83,22 @@ def test_adapters_are_models_of_a_server(base: Path) -> None:
         assert len(set(said)) == 3
 
 
+def test_weights_of_fewer_bits(base: Path) -> None:
+    for more in ({"dtype": "bfloat16"}, {"quantize": "int8"}):
+        loader = ModelLoader(Path, device="cpu", max_batch=8, **more)
+        model = loader.load(str(base / "base"), "base", lambda _: {})
+        with running([model]) as server, server.client() as client:
+            answer = client.completions.create(model="base", prompt="the cat", max_tokens=6)
+            assert answer.choices[0].finish_reason in ("stop", "length")
+        if "quantize" in more:
+            with pytest.raises(ModelError, match="quantised"):
+                loader.load(str(base / "adapter-0"), "x", lambda _: {})
+        else:
+            adapter = loader.load(str(base / "adapter-0"), "x", lambda _: {})
+            assert {p.dtype for p in adapter.generator.model.parameters()} == {torch.bfloat16}
+            assert adapter.generator.generate("the cat", max_new_tokens=3, temperature=0) is not None
+
+
 def test_an_adapter_without_its_base(base: Path, tmp_path: Path) -> None:
     def find(name: str) -> Path:
         raise ModelError("no such model", where=name)

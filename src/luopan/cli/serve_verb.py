@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,20 @@ import typer
 from luopan.cli.app import examples, verb_app
 
 app = verb_app()
+
+
+class Precision(StrEnum):
+    """Numbers of 32 or of 16 bits."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Bits(StrEnum):
+    """Of quantised weights."""
+
+    INT8 = "int8"
+    INT4 = "int4"
 
 
 @app.command(
@@ -53,6 +68,8 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="Such as cpu, cuda, cuda:1; default: a GPU where there is one.")
     ] = None,
+    dtype: Annotated[Precision, typer.Option(help="How weights are held and computed with.")] = Precision.FLOAT32,
+    quantize: Annotated[Bits | None, typer.Option(help="Fewer bits for weights: less memory, and less exact.")] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="The runs that the page shows.")] = Path("runs"),
     page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve the page.")] = True,
 ) -> None:
@@ -88,6 +105,8 @@ def serve(
         default_sampling=default_sampling,
         names=name or (),
         device=device,
+        dtype=dtype.value,
+        quantize=None if quantize is None else quantize.value,
         said=lambda text: print(text, file=sys.stderr, flush=True),
     )
     raise SystemExit(code)

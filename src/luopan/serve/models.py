@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 from luopan.errors import LuopanError, ModelError
+from luopan.generate.replies import ReplyFormat
 from luopan.generate.text import TextGenerator
+from luopan.generate.weights import Precision, Quantise, prepare
 from luopan.model.decoder import Decoder
 from luopan.model.hf import load as load_decoder
 from luopan.model.peft_files import CONFIG, WEIGHTS, load_adapter, read_adapter_config
@@ -54,8 +56,8 @@ class ServedModel:
 
     @property
     def calls_tools(self) -> bool:
-        """Whether the template has a place for tools."""
-        return self.chats and "tools" in chat_format(self.generator.tokenizer).template.variables
+        """Whether the template has a place for tools, and its calls can be read."""
+        return self.chats and ReplyFormat.of(self.generator.tokenizer).tools
 
     def entry(self) -> dict[str, Any]:
         """As `/v1/models` lists it."""
@@ -63,7 +65,7 @@ class ServedModel:
         own = {
             "description": self.description,
             "context": config.max_position_embeddings,
-            "parameters": sum(parameter.numel() for parameter in self.generator.model.parameters()),
+            "parameters": config.num_parameters(),
             "chat": self.chats,
             "thinking": self.thinks,
             "tools": self.calls_tools,
@@ -105,10 +107,16 @@ def _parts(model: str) -> list[str]:
 
 
 class ModelLoader:
-    """Reads models and adapters; bases are read once. `find`: from a name to its folder (`pipeline.model_folder`)."""
+    """Reads models and adapters; bases are read once. `find`: from a name to its folder (`pipeline.model_folder`).
 
-    def __init__(self, find: Callable[[str], Path], *, device: torch.device | str, max_batch: int) -> None:
-        self.find, self.device, self.max_batch = find, device, max_batch
+    dtype, quantize: how weights are held (`generate.weights.prepare`); adapters want a base that is not quantised.
+    """
+
+    def __init__(
+        self, find: Callable[[str], Path], *, device: torch.device | str, max_batch: int,
+        dtype: Precision = "float32", quantize: Quantise | None = None,
+    ) -> None:  # fmt: skip
+        self.find, self.device, self.max_batch, self.dtype, self.quantize = find, device, max_batch, dtype, quantize
         self._bases: dict[Path, Decoder] = {}
 
     def load(self, model: str, name: str, default_sampling: Callable[[str], Mapping[str, Any]]) -> ServedModel:
@@ -116,14 +124,19 @@ class ModelLoader:
         folder = Path(model)
         if not (folder / CONFIG).is_file():
             return self._served(name, self._base(self.find(model)), model, self.find(model), default_sampling(model))
+        if self.quantize is not None:
+            raise ModelError(
+                "an adapter cannot be put on quantised weights", where=folder, hint="Leave --quantize out."
+            )
         base_name = str(read_adapter_config(folder).get("base_model_name_or_path") or "")
         base = self._adapter_base(folder, base_name)
         decoder = sharing(self._base(base), but=_trained_in_full(folder))
         load_adapter(decoder, folder)
         own = (folder / "tokenizer.json").is_file()
         sampling = default_sampling(str(base))
+        weight = next(self._base(base).parameters())
         said = f"{model}, adapter of {base_name}"
-        return self._served(name, decoder.to(self.device), said, folder if own else base, sampling)
+        return self._served(name, decoder.to(self.device, weight.dtype), said, folder if own else base, sampling)
 
     def _adapter_base(self, folder: Path, name: str) -> Path:
         if not name:
@@ -138,7 +151,7 @@ class ModelLoader:
     def _base(self, folder: Path) -> Decoder:
         folder = folder.resolve()
         if folder not in self._bases:
-            self._bases[folder] = load_decoder(folder).to(self.device).eval()
+            self._bases[folder] = prepare(load_decoder(folder).to(self.device), self.dtype, self.quantize)
         return self._bases[folder]
 
     def _served(

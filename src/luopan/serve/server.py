@@ -18,10 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 import uvicorn
 from fastapi import FastAPI
 
 from luopan.errors import LuopanError
+from luopan.generate.weights import Precision, Quantise
 from luopan.serve.app import create_app
 from luopan.serve.config import ServeSettings
 from luopan.serve.models import ModelLoader, served_names
@@ -93,6 +95,8 @@ def serve_models(
     default_sampling: Callable[[str], Mapping[str, Any]],
     names: Sequence[str] = (),
     device: str | None = None,
+    dtype: Precision = "float32",
+    quantize: Quantise | None = None,
     said: Callable[[str], None],
 ) -> int:
     """Serve MODELs until told to end; the exit code. `find`, `default_sampling`: as in `pipeline.models`.
@@ -103,7 +107,8 @@ def serve_models(
 
     called = served_names(models, names)
     with listen(settings) as sock:
-        loader = ModelLoader(find, device=device or pick_device(), max_batch=settings.max_batch)
+        place = checked_device(device) if device else pick_device()
+        loader = ModelLoader(find, device=place, max_batch=settings.max_batch, dtype=dtype, quantize=quantize)
         served = [loader.load(model, name, default_sampling) for model, name in zip(models, called, strict=True)]
         settings = settings.model_copy(update={"port": sock.getsockname()[1]})
         if not settings.loopback and settings.api_key is None:
@@ -112,6 +117,16 @@ def serve_models(
         server = Server(app, settings, said, lambda: said(_greeting(settings, called)))
         server.run([sock])
     return 130 if server.ended_by == signal.SIGINT else 0
+
+
+def checked_device(name: str) -> torch.device:
+    """The device of this name; ServeError where there is none."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ServeError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def listen(settings: ServeSettings) -> socket.socket:
