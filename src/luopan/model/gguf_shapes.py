@@ -82,7 +82,7 @@ def _anywhere(config: ModelConfig) -> str | None:
     for key in ("attn_logit_softcapping", "final_logit_softcapping", "shared_expert_intermediate_size"):
         if getattr(config, key) is not None:
             return f"{key} {getattr(config, key):g}"
-    if config.sliding_window is not None and config.sliding_window < config.max_position_embeddings:
+    if config.sliding_window is not None:
         return f"sliding_window {config.sliding_window}"
     return None
 

@@ -56,16 +56,14 @@ def gguf_tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name, fp32 array) of each tensor of the file; `state` is a decoder's state dict under our names."""
     if config.rope_scaling is not None and config.rope_scaling.rope_type == "llama3":
-        yield "rope_freqs.weight", _frequency_factors(config)
+        yield "rope_freqs.weight", frequency_factors(config)
     for name, tensor in state.items():
-        stem, _, kind = name.rpartition(".")
-        if stem.endswith(".experts"):  # their matrices are parameters without modules
-            stem, kind = name, "weight"
+        stem = name.rpartition(".")[0]
         value = tensor.detach().to("cpu", torch.float32)
         if chosen.interleaved and stem.endswith((".q_proj", ".k_proj")):
             heads = config.num_attention_heads if stem.endswith(".q_proj") else config.kv_heads
             value = interleaved(value, heads)
-        yield f"{_gguf_stem(stem)}.{kind}", np.ascontiguousarray(value.numpy())
+        yield gguf_name(name), np.ascontiguousarray(value.numpy())
 
 
 def interleaved(value: Tensor, heads: int) -> Tensor:
@@ -73,16 +71,20 @@ def interleaved(value: Tensor, heads: int) -> Tensor:
     return value.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(value.shape)
 
 
-def _gguf_stem(stem: str) -> str:
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of a parameter; ModelError where it has none."""
+    stem, _, kind = name.rpartition(".")
+    if stem.endswith(".experts"):  # their matrices are parameters without modules
+        stem, kind = name, "weight"
     if stem in _OUTSIDE:
-        return _OUTSIDE[stem]
+        return f"{_OUTSIDE[stem]}.{kind}"
     found = re.fullmatch(r"layers\.(\d+)\.(.+)", stem)
     if found is None or found[2] not in _PARTS:
         raise ModelError(f"GGUF has no name for {stem}")
-    return f"blk.{found[1]}.{_PARTS[found[2]]}"
+    return f"blk.{found[1]}.{_PARTS[found[2]]}.{kind}"
 
 
-def _frequency_factors(config: ModelConfig) -> np.ndarray:
+def frequency_factors(config: ModelConfig) -> np.ndarray:
     """What llama.cpp divides each rotary frequency by, [D/2]."""
     plain = inverse_frequencies(config.model_copy(update={"rope_scaling": None}))[0]
     return (plain / inverse_frequencies(config)[0]).numpy()
@@ -116,6 +118,6 @@ def packed(name: str, value: np.ndarray, kind: str) -> tuple[np.ndarray, Any]:
 
 
 def bytes_of(shapes: Mapping[str, tuple[int, ...]], wanted: str) -> int:
-    """How large the tensors of a file of the type `wanted` are together, before any is made."""
+    """How large the tensors of a file of the type `wanted` are together, before any is made; `shapes` by our names."""
     bits = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
-    return int(sum(bits[type_of(name, shape, wanted)] * np.prod(shape) / 8 for name, shape in shapes.items()))
+    return int(sum(bits[type_of(gguf_name(name), shape, wanted)] * np.prod(shape) / 8 for name, shape in shapes.items()))

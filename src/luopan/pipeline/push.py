@@ -51,7 +51,7 @@ def push(folder: Path, name: str, options: PushOptions, upload: Upload | None = 
         )
     except LuopanError:
         raise
-    except Exception as error:  # of the hub's library, of httpx, of the system
+    except Exception as error:  # of the hub's library, of its HTTP client, of the system
         raise told(error, name) from None
     return str(made.pr_url or made.commit_url)
 
@@ -71,7 +71,6 @@ def check_name(name: str) -> None:
 
 def told(error: Exception, name: str) -> ArtifactError:
     """What went wrong with the Hub, in one line; other errors as they are."""
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalTokenNotFoundError):
@@ -81,9 +80,11 @@ def told(error: Exception, name: str) -> ArtifactError:
     if isinstance(error, HfHubHTTPError):
         message, hint = _http(error)
         return _answer(message, name, hint)
-    if isinstance(error, httpx.TimeoutException):
+    # By name: the library's HTTP client is httpx in some of its versions, httpx2 in others.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "TimeoutException" in names:
         return _answer("the Hub did not answer in time", name, "Try again; what was uploaded is not sent twice.")
-    if isinstance(error, httpx.TransportError | OSError):
+    if "TransportError" in names or isinstance(error, OSError):
         first = (str(error) or type(error).__name__).splitlines()[0]
         return _answer(f"the Hub cannot be reached ({first})", name, "Look at the network, or at HF_ENDPOINT.")
     raise error

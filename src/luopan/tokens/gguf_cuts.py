@@ -25,17 +25,24 @@ _MARKED_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_LLAMA3, _QWEN2 = GPT4_WORDS % "{1,3}", GPT4_WORDS % ""
-_EITHER = (False, True)
+
+
+def _pattern(text: str) -> str:
+    """A regular expression as one of the words below, so that none can be spelt like another."""
+    return f"/{text}/"
+
+
+_LLAMA3, _QWEN2, _QWEN35 = (_pattern(text) for text in (GPT4_WORDS % "{1,3}", GPT4_WORDS % "", _MARKED_WORDS))
+_OURS_ALONE = (_pattern(CHAT_HEADER), _pattern(LINE_BREAK))
 # Cutting rule -> (the name, whether a word that is a token is taken whole: `ignore_merges`).
 _NAMES: Mapping[tuple[str, ...], tuple[tuple[str, bool], ...]] = {
     ("words",): (("gpt-2", False),),
     ("digits", "words"): (("smollm", False),),
     (_LLAMA3, "bytes"): (("llama-bpe", True), ("dbrx", False)),
     (_QWEN2, "bytes"): (("qwen2", False),),
-    (_MARKED_WORDS, "bytes"): (("qwen35", False),),
+    (_QWEN35, "bytes"): (("qwen35", False),),
 }
-_OURS = "Train the tokenizer with `whitespace: lines`, whose rule llama.cpp has"
+_ADVICE = "Train the tokenizer with `whitespace: lines`, whose rule llama.cpp has"
 
 
 @dataclass(frozen=True)
@@ -54,26 +61,45 @@ class Cuts:
 def find_cuts(pre_tokenizer: Mapping[str, Any] | None, model: Mapping[str, Any]) -> Cuts:
     """The rule of a `tokenizer.json`: its `pre_tokenizer` and `model` (a BPE on bytes)."""
     steps = [_word(step) for step in _flat(pre_tokenizer)]
-    ours = [step for step in steps if step in (CHAT_HEADER, LINE_BREAK)]
+    ours = [step for step in steps if step in _OURS_ALONE]
     rest = tuple(step for step in steps if step not in ours)
     whole_words = bool(model.get("ignore_merges"))
     names = dict((whole, name) for name, whole in _NAMES.get(rest, ()))
     name = names.get(whole_words)
     if name is None:
-        return Cuts(None, _unknown(rest, whole_words, bool(names)), _OURS if ours else None)
+        return Cuts(None, _unknown(rest, whole_words, bool(names)), _ADVICE if ours else None)
     if not ours:
         return Cuts(name)
     crossing = [at for at, (left, right) in enumerate(pairs(model)) if BREAK in left + right]
     if not crossing:
         return Cuts(name)
-    header = CHAT_HEADER in ours
+    header = _OURS_ALONE[0] in ours
     what = "the first line break after a control token" if header else "every line break"
     return Cuts(
         name,
         f"it makes {what} a token of its own, which llama.cpp cannot, and {len(crossing)} of its merges join line breaks",
-        _OURS,
+        _ADVICE,
         frozenset(crossing),
     )
+
+
+def pre_tokenizer_named(name: str | None) -> Any:
+    """The rule of that name for the `tokenizers` library; None for one that is not known here."""
+    from tokenizers import Regex, pre_tokenizers
+
+    for steps, names in _NAMES.items():
+        if name not in [each for each, _ in names]:
+            continue
+        made: list[Any] = []
+        for step in steps:
+            if step == "digits":
+                made.append(pre_tokenizers.Digits(individual_digits=True))
+            elif step in ("words", "bytes"):
+                made.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=step == "words"))
+            else:
+                made.append(pre_tokenizers.Split(Regex(step[1:-1]), behavior="isolated"))
+        return pre_tokenizers.Sequence(made)
+    return None
 
 
 def pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -104,8 +130,10 @@ def _word(step: Mapping[str, Any]) -> str:
     text = pattern.get("Regex", pattern.get("String"))
     alone = step.get("behavior") == "Isolated" and not step.get("invert")
     matched = step.get("behavior") == "Removed" and step.get("invert")  # the same for a pattern that leaves nothing out
-    if kind == "Split" and text is not None and (alone or (matched and text in (_LLAMA3, _QWEN2, _MARKED_WORDS))):
-        return "digits" if text == r"\p{N}" else str(text)
+    if kind == "Split" and text is not None:
+        word = _pattern(str(text))
+        if alone or (matched and word in (_LLAMA3, _QWEN2, _QWEN35)):
+            return "digits" if text == r"\p{N}" else word
     options = ", ".join(f"{key}={value}" for key, value in step.items() if key not in ("type", "pattern"))
     return f"{kind}({text or ''}{'; ' if text and options else ''}{options})"
 
