@@ -19,7 +19,7 @@ from luopan.tokens.templates import TEMPLATES, template_source
 BOS = {"llama3": "<|begin_of_text|>", "gemma3": "<bos>"}
 USER, ANSWER = {"role": "user", "content": "Hello {{ .System }} there"}, {"role": "assistant", "content": "Hi."}
 THOUGHT = {"role": "assistant", "content": "It is 4.", "reasoning_content": "2 + 2\n\nis 4"}
-SYSTEM = {"role": "system", "content": "Be brief.\nSay \"please\"."}
+SYSTEM = {"role": "system", "content": 'Be brief.\nSay "please".'}
 TOOLS = [
     {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},
     {"type": "function", "function": {"name": "now", "description": "the time", "parameters": {"type": "object"}}},
@@ -113,7 +113,7 @@ def test_a_modelfile_says_where_to_stop_and_how_to_sample() -> None:
     greedy = modelfile(vocabulary(None, tokens, [0]), "./m.gguf", context=8)
     assert "PARAMETER temperature 0\n" in greedy.text and "{{ .Prompt }}" in greedy.text
     assert "PARAMETER repeat_penalty 1\n" in greedy.text  # Ollama's own is 1.1, which changes greedy tokens
-    with pytest.raises(ModelError, match="three|\"\"\""):
+    with pytest.raises(ModelError, match='holds """'):
         modelfile(vocabulary(None, tokens, [0]), "./m.gguf", context=8, system='say """')
 
 
@@ -127,5 +127,5 @@ def test_the_first_token_is_written_once() -> None:
 def test_a_template_without_a_form_in_go_is_told(name: str) -> None:
     source = template_source(name) if name in TEMPLATES else "{{ messages[0].content }}"
     made = modelfile(vocabulary(source, ["a"], [0]), "m", context=8)
-    assert ("TEMPLATE \"\"\"" in made.text) == (name in GO_TEMPLATES)
+    assert ('TEMPLATE """' in made.text) == (name in GO_TEMPLATES)
     assert (len(made.notes) == 1 and "resembles" in made.notes[0]) == (name not in GO_TEMPLATES)

@@ -63,9 +63,7 @@ def test_our_reader_finds_the_same_model(tmp_path: Path, lines: PreTrainedTokeni
 @pytest.mark.parametrize(("name", "more"), [
     ("llama", {}), ("qwen2", {}), ("qwen3", {"head_dim": 128}),
 ])  # fmt: skip
-def test_transformers_reads_it(
-    tmp_path: Path, lines: PreTrainedTokenizerFast, name: str, more: dict[str, Any]
-) -> None:
+def test_transformers_reads_it(tmp_path: Path, lines: PreTrainedTokenizerFast, name: str, more: dict[str, Any]) -> None:
     file = written(tmp_path, name, lines, **more)
     theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path), gguf_file=file.name, dtype=torch.float32).eval()
     ids = torch.arange(60)[None]
@@ -75,7 +73,9 @@ def test_transformers_reads_it(
     tokenizer = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file=file.name)
     assert tokenizer.convert_ids_to_tokens([0, 2, 700]) == lines.convert_ids_to_tokens([0, 2, 700])
     messages = [{"role": "user", "content": "Hello!"}]
-    rendered = [one.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for one in (tokenizer, lines)]
+    rendered = [
+        one.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for one in (tokenizer, lines)
+    ]
     assert rendered[0] == rendered[1]
 
 
@@ -130,7 +130,16 @@ def test_types_cost_what_they_cost(tmp_path: Path, lines: PreTrainedTokenizerFas
     assert tensors["token_embd.weight"].tensor_type.name.lower() == ("q8_0" if four_or_five else kind)
     ours = hf.load(tmp_path / "model").state_dict()["layers.0.mlp.up_proj.weight"].numpy()
     error = np.abs(dequantize(weight.data, weight.tensor_type) - ours).max() / np.abs(ours).max()
-    bound = {"f32": 0.0, "f16": 5e-4, "bf16": 4e-3, "q8_0": 5e-3, "q5_1": 0.05, "q5_0": 0.08, "q4_1": 0.08, "q4_0": 0.15}
+    bound = {
+        "f32": 0.0,
+        "f16": 5e-4,
+        "bf16": 4e-3,
+        "q8_0": 5e-3,
+        "q5_1": 0.05,
+        "q5_0": 0.08,
+        "q4_1": 0.08,
+        "q4_0": 0.15,
+    }
     assert (error == 0) if kind == "f32" else (0 < error < bound[kind])
     planned = gguf_plan(tmp_path / "model", kind).file_bytes
     assert abs(sum(tensor.n_bytes for tensor in reader.tensors) - planned) <= 0.01 * planned
@@ -181,5 +190,5 @@ def test_a_type_without_its_quantiser_says_what_to_do(monkeypatch: pytest.Monkey
 
 def test_a_part_without_a_name_is_an_error() -> None:
     config = ModelConfig.model_validate({**SHAPE, "vocab_size": 512})
-    with pytest.raises(ModelError, match="no name for layers.0.odd"):
+    with pytest.raises(ModelError, match=r"no name for layers\.0\.odd"):
         list(gguf_tensors(config, gguf_architecture(config), {"layers.0.odd.weight": torch.zeros(1)}))

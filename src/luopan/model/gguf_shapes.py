@@ -59,8 +59,10 @@ def gguf_architecture(config: ModelConfig, where: object | None = None) -> GgufA
         name = "smollm3"
     elif config.qk_norm:
         name = "qwen3"
-    elif config.attention_bias and not config.output_bias and config.head_size * config.num_attention_heads == (
-        config.hidden_size
+    elif (
+        config.attention_bias
+        and not config.output_bias
+        and config.head_size * config.num_attention_heads == (config.hidden_size)
     ):
         name = "qwen2"
     else:

@@ -103,7 +103,7 @@ def type_of(name: str, shape: tuple[int, ...], wanted: str) -> str:
 
 
 def packed(name: str, value: np.ndarray, kind: str) -> tuple[np.ndarray, Any]:
-    """The bytes of a tensor in a type of `DIRECT_TYPES`, and the package's name of it. ModelError for what overflows."""
+    """A tensor's bytes in a type of `DIRECT_TYPES`, and the package's name of it. ModelError for what overflows."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
@@ -120,4 +120,6 @@ def packed(name: str, value: np.ndarray, kind: str) -> tuple[np.ndarray, Any]:
 def bytes_of(shapes: Mapping[str, tuple[int, ...]], wanted: str) -> int:
     """How large the tensors of a file of the type `wanted` are together, before any is made; `shapes` by our names."""
     bits = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
-    return int(sum(bits[type_of(gguf_name(name), shape, wanted)] * np.prod(shape) / 8 for name, shape in shapes.items()))
+    return int(
+        sum(bits[type_of(gguf_name(name), shape, wanted)] * np.prod(shape) / 8 for name, shape in shapes.items())
+    )

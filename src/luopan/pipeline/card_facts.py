@@ -74,7 +74,9 @@ def collect_facts(source: Path) -> CardFacts:
         try:
             return CardFacts(**json.loads(kept.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
-            raise ArtifactError("cannot be read", where=kept, hint="Remove it: the card is then made without.") from None
+            raise ArtifactError(
+                "cannot be read", where=kept, hint="Remove it: the card is then made without."
+            ) from None
     header = card_header(source / "README.md")
     try:
         steps = lineage(source)
@@ -173,10 +175,14 @@ def _cleaning(card: Mapping[str, Any]) -> list[str]:
     found, kept = card.get("found"), card.get("documents")
     if found and kept:
         total = sum(kept.values())
-        lines.append(f"{found['documents']:,} documents were found, {total:,} kept ({kept.get('held_out', 0):,} held out)")
+        lines.append(
+            f"{found['documents']:,} documents were found, {total:,} kept ({kept.get('held_out', 0):,} held out)"
+        )
     made = card.get("made_by")
     if made:
-        settings = ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in made["settings"].items())
+        settings = ", ".join(
+            f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in made["settings"].items()
+        )
         lines.append(f"settings of the curation that are not the defaults: {settings or 'none'}")
     return lines
 
@@ -216,7 +222,11 @@ def _row_source(source: Mapping[str, Any]) -> dict[str, Any]:
     name = source.get("skill") or source.get("dataset") or source.get("path")
     kind = next((key for key in ("skill", "dataset", "path") if source.get(key)), None)
     keys = ("split", "config", "revision", "examples", "fraction", "thinking", "licence")
-    return {"name": named(name) if name else None, "kind": kind, **{key: source[key] for key in keys if source.get(key)}}
+    return {
+        "name": named(name) if name else None,
+        "kind": kind,
+        **{key: source[key] for key in keys if source.get(key)},
+    }
 
 
 def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:

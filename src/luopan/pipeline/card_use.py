@@ -105,7 +105,7 @@ def _transformers(chats: bool) -> str:
     if chats:
         code += (
             'messages = [{"role": "user", "content": "Hello!"}]\n'
-            "inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors=\"pt\", "
+            'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
             "return_dict=True)\n"
         )
     else:

@@ -66,7 +66,7 @@ def export_hf(
     needed = sum((source / name).stat().st_size for name in files)
     with new_folder(target, needed * (2 if dtype == "f32" else 1)) as partial:
         for name in files:
-            if architecture is None and dtype is None or name in KEPT_FILES:
+            if (architecture is None and dtype is None) or name in KEPT_FILES:
                 shutil.copyfile(source / name, partial / name)
         if architecture is not None or dtype is not None:
             _rewrite(source, partial, architecture or _architecture_of(source), dtype)

@@ -42,7 +42,9 @@ def export_adapter(model: str | Path, target: Path, *, card: CardOptions | None 
     if not base:
         raise ModelError("the adapter does not name its base", where=folder, hint="--base-model owner/name names it.")
     if Path(base).is_absolute() or Path(base).exists():
-        notes.append(f"the base is named as a path of this machine ({base}); --base-model owner/name names it for others")
+        notes.append(
+            f"the base is named as a path of this machine ({base}); --base-model owner/name names it for others"
+        )
     tokenizer = [file for name in TOKENIZER_FILES if (file := source / "model" / name).is_file()]
     with new_folder(target, (folder / WEIGHTS).stat().st_size + (16 << 20)) as partial:
         shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
@@ -51,7 +53,8 @@ def export_adapter(model: str | Path, target: Path, *, card: CardOptions | None 
             shutil.copyfile(file, partial / file.name)
         write_lineage(source, partial)
         public = replace(card, base_model=card.base_model or (base if _is_hub_name(base) else None))
-        use = _use(partial, base if _is_hub_name(base) else Path(base).name, notes)
+        told = ["the base is a folder of the machine where it was trained"] if notes else []  # a card names no paths
+        use = _use(partial, target.name, base if _is_hub_name(base) else Path(base).name, told)
         write_card(source, partial, public, use, name=target.name, kind="adapter")
     return Exported(target, notes, [])
 
@@ -94,7 +97,7 @@ def _is_hub_name(name: str) -> bool:
     return is_hub_id(name) and not Path(name).exists()
 
 
-def _use(folder: Path, base: str, notes: list[str]) -> Use:
+def _use(folder: Path, name: str, base: str, notes: list[str]) -> Use:
     file = folder / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.is_file() else None
     from luopan.tokens.templates import identify
@@ -105,5 +108,7 @@ def _use(folder: Path, base: str, notes: list[str]) -> Use:
         f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})\n"
         'model = PeftModel.from_pretrained(base, "@DIR@")\n'
     )
-    vllm = f"vllm serve {base} --enable-lora --lora-modules {folder.name.strip('.').removesuffix('.partial')}=@DIR@"
-    return Use([("peft", "python", code, ""), ("vLLM", "sh", vllm, "Not run where this card was written.")], notes, facts)
+    vllm = f"vllm serve {base} --enable-lora --lora-modules {name}=@DIR@"
+    return Use(
+        [("peft", "python", code, ""), ("vLLM", "sh", vllm, "Not run where this card was written.")], notes, facts
+    )

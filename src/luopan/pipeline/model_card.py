@@ -1,4 +1,4 @@
-"""The model card of an export: `README.md` with the head that the Hub reads, from `card_facts.py` and what the user says.
+"""The model card of an export: `README.md` with the head that the Hub reads, from `card_facts.py` and the user's words.
 
 Where nothing is known the card says "not recorded", and nothing is added to what the run's files say. Standard errors
 stand beside the figures where they were measured; a card never says "not bad".
@@ -123,7 +123,10 @@ def _facts_line(facts: CardFacts, head: Mapping[str, Any], licence: Any) -> str:
         ("parameters", f"{sizes[-1]:,}" if sizes else NOT_RECORDED),
         ("licence", licence or NOT_RECORDED),
         ("languages", ", ".join(head.get("language", ())) or NOT_RECORDED),
-        ("trained from", head.get("base_model") or ("nothing: pretrained here" if _pretrained(facts) else NOT_RECORDED)),
+        (
+            "trained from",
+            head.get("base_model") or ("nothing: pretrained here" if _pretrained(facts) else NOT_RECORDED),
+        ),
         ("made by", f"luopan {facts.versions.get('luopan', '')}".strip()),
     ]
     return table(["", ""], rows)
@@ -160,7 +163,9 @@ def _data(facts: CardFacts) -> str:
                 (one["name"] or NOT_RECORDED, one["kind"] or NOT_RECORDED, _rest(one), one.get("licence") or _made(one))
                 for one in stage["data"]
             ]
-            parts.append(f"Examples of the stage {stage['name']}:\n\n" + table(["source", "", "how much", "licence"], rows))
+            parts.append(
+                f"Examples of the stage {stage['name']}:\n\n" + table(["source", "", "how much", "licence"], rows)
+            )
     return "\n\n".join(parts) or f"What it was trained on: {NOT_RECORDED}."
 
 
@@ -212,8 +217,8 @@ def _measurements(facts: CardFacts) -> str:
         return f"Measurements of this model: {NOT_RECORDED}."
     last = facts.stages[-1]["name"] if facts.stages else "training"
     words = (
-        f"By the stage `{last}` as it ended, on questions and text held out of training; ± is one standard error over the "
-        "questions, where it was measured. Of the weights as trained: other number formats were not measured."
+        f"By the stage `{last}` as it ended, on questions and text held out of training; ± is one standard error over "
+        "the questions, where it was measured. Of the weights as trained: other number formats were not measured."
     )
     return f"{words}\n\n" + table(["", "before the stage", "this model", "cases", "how"], rows)
 
@@ -243,6 +248,7 @@ def number(value: Any, none: str = NOT_RECORDED) -> str:
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table; bars and line breaks inside cells are made harmless."""
+
     def cells(values: Iterable[Any]) -> str:
         return "| " + " | ".join(_tags(str(value)).replace("|", "\\|").replace("\n", " ") for value in values) + " |"
 

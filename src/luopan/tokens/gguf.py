@@ -1,9 +1,9 @@
 """GGUF files, llama.cpp's format, as Hugging Face folders that luopan reads.
 
 What comes out are the weights that llama.cpp computes with, as fp32: a model quantised to four bits does not get its
-lost digits back. Architectures that are written here are read here (`model/gguf_read.py`), others by `transformers`,
-and so are byte-level tokenizers with a cutting rule that `gguf_cuts.py` knows (transformers does not read the rule). The format holds tensors and plain values, no code. Needs `gguf` and `accelerate` (the extra
-`gguf`).
+lost digits back. Architectures that are written here are read here (`model/gguf_read.py`), and so are byte-level
+tokenizers whose cutting rule `gguf_cuts.py` knows; others by `transformers`, which does not read the rule. The format
+holds tensors and plain values, no code. Needs `gguf` and `accelerate` (the extra `gguf`).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def find_cuts(pre_tokenizer: Mapping[str, Any] | None, model: Mapping[str, Any])
     ours = [step for step in steps if step in _OURS_ALONE]
     rest = tuple(step for step in steps if step not in ours)
     whole_words = bool(model.get("ignore_merges"))
-    names = dict((whole, name) for name, whole in _NAMES.get(rest, ()))
+    names = {whole: name for name, whole in _NAMES.get(rest, ())}
     name = names.get(whole_words)
     if name is None:
         return Cuts(None, _unknown(rest, whole_words, bool(names)), _ADVICE if ours else None)
@@ -74,10 +74,10 @@ def find_cuts(pre_tokenizer: Mapping[str, Any] | None, model: Mapping[str, Any])
     if not crossing:
         return Cuts(name)
     header = _OURS_ALONE[0] in ours
-    what = "the first line break after a control token" if header else "every line break"
+    what = f"{'the first line break after a control token' if header else 'every line break'} a token of its own"
     return Cuts(
         name,
-        f"it makes {what} a token of its own, which llama.cpp cannot, and {len(crossing)} of its merges join line breaks",
+        f"it makes {what}, which llama.cpp cannot, and {len(crossing)} of its merges join line breaks",
         _ADVICE,
         frozenset(crossing),
     )
@@ -140,6 +140,8 @@ def _word(step: Mapping[str, Any]) -> str:
 
 def _unknown(rest: Sequence[str], whole_words: bool, near: bool) -> str:
     if near:
-        return f"it cuts as llama.cpp can, but with ignore_merges {str(whole_words).lower()}, which llama.cpp then cannot"
+        return (
+            f"it cuts as llama.cpp can, but with ignore_merges {str(whole_words).lower()}, which llama.cpp then cannot"
+        )
     shown = " then ".join(step if len(step) <= 60 else f"{step[:57]}…" for step in rest) or "nothing"
     return f"it cuts text by {shown}, which is no rule of llama.cpp's"
