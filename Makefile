@@ -22,12 +22,16 @@ $(VENV)/.dev: pyproject.toml tools/install.py
 	$(PYTHON) tools/install.py --venv $(VENV) --extras dev
 	@touch $@
 
+$(VENV)/.slow: pyproject.toml tools/install.py
+	$(PYTHON) tools/install.py --venv $(VENV) --extras slow
+	@touch $@ $(VENV)/.dev
+
 # The default run: everything but the tests marked slow, gpu or data. On two cores in under 15 minutes.
 test: install-dev
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
-# Everything that this machine can run, the long ones included.
-test-all: install-dev
+# Everything that this machine can run, the long ones included; compiles llama.cpp for some minutes the first time.
+test-all: $(VENV)/.slow
 	$(PYTEST) -n 2 --dist loadgroup
 
 lint: install-dev

@@ -65,7 +65,8 @@ def gpt4_like(digits: str, texts: list[str]) -> str:
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"whitespace": "code"}, {"digit_group": 3, "whitespace": "code"}, {"split_digits": False},
+    {}, {"whitespace": "code"}, {"whitespace": "lines"}, {"digit_group": 3, "whitespace": "code"},
+    {"split_digits": False},
 ])  # fmt: skip
 def test_words_give_the_tokens_of_the_whole_text(texts: list[str], settings: dict[str, object]) -> None:
     extra = ["x  y\n\n   z\t\tw\n" * 300, "\r\n\r\n.\n\n!\r\n" * 200, "assistant\n\nuser\n" * 100]

@@ -26,7 +26,8 @@ VERBS = {
     "report": "rebuild a run's report, or show where a model came from",
     "corpus": "make a corpus, look at what was kept and rejected, try thresholds",
     "tokenizer": "look at a tokenizer, compare tokenizers on a text, add tokens to a model",
-    "export": "copy a model out, as a Hugging Face folder",
+    "export": "copy a model out: Hugging Face folder, GGUF for llama.cpp and Ollama, adapter",
+    "push": "put an exported model on the Hugging Face Hub",
     "template": "look at chat templates: what they make of conversations, what is trained, what is wrong",
 }
 

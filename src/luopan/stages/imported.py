@@ -38,7 +38,7 @@ class Imported:
     """See the module."""
 
     kind: ClassVar[str] = "import"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
 
     @staticmethod

@@ -105,4 +105,9 @@ def rules(config: TokenizerConfig) -> str:
         digits = "numbers may be one token"
     else:
         digits = "digits stand alone" if config.digit_group == 1 else "digits go in threes, counted from the right"
-    return f"{digits}; runs of spaces are tokens of their own" if config.whitespace == "code" else digits
+    alone = {
+        "words": "",
+        "lines": "; every line break is a token of its own",
+        "code": "; runs of spaces are tokens of their own",
+    }
+    return digits + alone[config.whitespace]

@@ -23,6 +23,7 @@ ROLES = ("system", "user", "assistant", "tool")
 # a chat header's line break. Then, where asked for, runs of white space, and groups of digits.
 CHAT_HEADER = rf"\A(?:(?:{'|'.join(ROLES)})\n|\n)"
 CODE_WHITE_SPACE = r"[\r\n]+|[ \t]{2,}"
+LINE_BREAK = r"\n"
 # Threes counted from the right, as numbers are written with commas: aligned groups learn arithmetic better than those
 # counted from the left (Singh & Strouse 2024, arXiv:2402.14903). Of more than 33 digits the first are counted from the
 # left, because looking ahead to the end of a number at every group would take time with the square of its length.
@@ -32,7 +33,7 @@ DIGITS_BY_THREE = r"\d{1,3}(?=(?:\d{3}){0,10}(?!\d))|\d{3}"
 GPT4_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-INNER_CUTS = frozenset({CODE_WHITE_SPACE, DIGITS_BY_THREE})
+INNER_CUTS = frozenset({CODE_WHITE_SPACE, LINE_BREAK, DIGITS_BY_THREE})
 RESERVED = "<|reserved_{}|>"
 
 
@@ -51,10 +52,11 @@ class TokenizerConfig(BaseModel):
     digit_group: Literal[1, 3] = Field(
         default=1, description="digits of a token: each alone, or in threes counted from the right"
     )
-    whitespace: Literal["words", "code"] = Field(
+    whitespace: Literal["words", "lines", "code"] = Field(
         default="words",
-        description="`words`: the last space goes with the next word; `code`: line breaks and runs of two or more "
-        "spaces or tabs are tokens of their own, up to 16 spaces each one token",
+        description="`words`: the last space goes with the next word; `lines`: so, and every line break is a token of "
+        "its own, as llama.cpp can do it too; `code`: line breaks and runs of two or more spaces or tabs are tokens of "
+        "their own, up to 16 spaces each one token",
     )
     max_token_length: Annotated[int, Field(ge=2)] | None = None
     extra_tokens: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from luopan.tokens.config import (
     CODE_WHITE_SPACE,
     DIGITS_BY_THREE,
     END_OF_TEXT,
+    LINE_BREAK,
     PAD,
     ROLES,
     SPECIAL_TOKENS,
@@ -158,6 +159,8 @@ def _pre_tokenizer(config: TokenizerConfig) -> pre_tokenizers.PreTokenizer:
     steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(CHAT_HEADER), behavior="isolated")]
     if config.whitespace == "code":
         steps.append(pre_tokenizers.Split(Regex(CODE_WHITE_SPACE), behavior="isolated"))
+    elif config.whitespace == "lines":
+        steps.append(pre_tokenizers.Split(Regex(LINE_BREAK), behavior="isolated"))
     if config.split_digits and config.digit_group == 3:
         steps.append(pre_tokenizers.Split(Regex(DIGITS_BY_THREE), behavior="isolated"))
     elif config.split_digits:
