@@ -73,7 +73,8 @@ def make_run(run: Path, steps: int, text: str = "It is sunny.") -> None:
     stage = run / "base.partial"
     stage.mkdir(parents=True)
     rows = [
-        {"step": i, "loss": 5 / i + 0.01 * (i % 3), "learning_rate": 0.001, "tokens_per_second": 900 + i, "tokens": i * 8,
+        {"step": i, "loss": 5 / i + 0.01 * (i % 3), "learning_rate": 0.001, "tokens_per_second": 900 + i,
+         "tokens": i * 8,
          "seconds": i / 2, "source/books/loss": 4 / i, "source/web/loss": 3 / i, "grad_norm": 1.5}
         for i in range(1, steps + 1)
     ]  # fmt: skip

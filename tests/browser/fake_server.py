@@ -127,8 +127,8 @@ async def stream(body: dict[str, Any], said: str) -> AsyncIterator[str]:
     count = 0
     kwargs = body.get("chat_template_kwargs", {})
     if said.startswith("think") or kwargs.get("enable_thinking"):
-        for word in "7 + 5 = 12 carry 1 ; 1 + 2 + 1 = 4 .".split():
-            yield chunk({"reasoning_content": word + " "})
+        for word in ("7 + 5 = 12 ", "carry 1; ", "1 + 2 + ", "1 = 4."):
+            yield chunk({"reasoning_content": word})
             count += 1
             await asyncio.sleep(0.005)
     if said.startswith("tool") and body["messages"][-1]["role"] != "tool":

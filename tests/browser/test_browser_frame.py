@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 Open = Callable[..., Any]
 TABS = {"chat": ".welcome", "compare": "#compare-begin", "templates": ".panels .area", "runs": ".run-link"}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-CJK = "[...document.querySelectorAll('#app *')].some(n => [...n.childNodes].some(c => c.nodeType === 3 && /[\\u4e00-\\u9fff]/.test(c.data)))"
+CJK = """() => [...document.querySelectorAll('#app *')].flatMap((n) => [...n.childNodes])
+  .some((c) => c.nodeType === 3 && /[\\u4e00-\\u9fff]/.test(c.data))"""
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,8 @@ def test_every_tab_opens_and_fits(open_page: Open, options: dict[str, Any]) -> N
         out = page.evaluate(
             """() => [...document.querySelectorAll('#main *')].filter((n) => {
                  const r = n.getBoundingClientRect(); const s = getComputedStyle(n);
-                 if (!r.width || s.visibility === 'hidden' || n.closest('.side, .settings, .rail, .scroll, .run-page, .area, svg, .tokens')) return false;
+                 if (!r.width || s.visibility === 'hidden') return false;
+                 if (n.closest('.side, .settings, .rail, .scroll, .run-page, .area, svg, .tokens')) return false;
                  return r.right > innerWidth + 1;
                }).map((n) => n.className || n.tagName).slice(0, 5)"""
         )
@@ -42,7 +44,8 @@ def test_touch_targets_are_large_enough_on_a_phone(open_page: Open) -> None:
     page = open_page("#/chat", **PHONE)
     page.wait_for_selector(".welcome")
     small = page.evaluate(
-        "[...document.querySelectorAll('button, a[role=tab], select')].filter(n => n.checkVisibility({visibilityProperty: true}))"
+        "[...document.querySelectorAll('button, a[role=tab], select')]"
+        ".filter(n => n.checkVisibility({visibilityProperty: true}))"
         ".map(n => [n.id || n.className, n.getBoundingClientRect().height]).filter(([, h]) => h < 34)"
     )
     assert small == []
@@ -157,7 +160,8 @@ def test_the_focus_can_be_seen_everywhere(open_page: Open) -> None:
         seen.append(page.evaluate(
             """() => { const n = document.activeElement; if (n === document.body) return true;
                  const parts = [n, n.closest('.box')].filter(Boolean).map((m) => getComputedStyle(m));
-                 return parts.some((s) => s.outlineStyle !== 'none' || s.boxShadow.includes('0px 0px 0px 3px')) || n.outerHTML.slice(0, 90); }"""
+                 const seen = parts.some((s) => s.outlineStyle !== 'none' || s.boxShadow.includes('0px 0px 0px 3px'));
+                 return seen || n.outerHTML.slice(0, 90); }"""
         ))  # fmt: skip
     assert [one for one in seen if one is not True] == []
 
@@ -168,8 +172,9 @@ def test_every_control_has_a_name(open_page: Open) -> None:
         page.click(f"#tab-{tab}")
         page.wait_for_selector(expected)
         nameless = page.evaluate(
-            """() => [...document.querySelectorAll('button, a, input, select, textarea, [role=tab]')].filter((n) => n.checkVisibility())
-                 .filter((n) => !(n.getAttribute('aria-label') || n.innerText?.trim() || n.labels?.length || n.ariaHidden === 'true'))
+            """() => [...document.querySelectorAll('button, a, input, select, textarea, [role=tab]')]
+                 .filter((n) => n.checkVisibility() && n.ariaHidden !== 'true')
+                 .filter((n) => !(n.getAttribute('aria-label') || n.innerText?.trim() || n.labels?.length))
                  .map((n) => n.outerHTML.slice(0, 120))"""
         )
         assert nameless == [], tab

@@ -26,7 +26,9 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def real(tokenizer: PreTrainedTokenizerFast, runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def real(
+    tokenizer: PreTrainedTokenizerFast, runs_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     """(address, app) of a server with two models, and a key."""
     torch.set_num_threads(1)
     votes = tmp_path_factory.mktemp("real") / "votes.jsonl"

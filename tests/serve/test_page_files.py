@@ -99,7 +99,7 @@ def test_both_languages_have_the_same_keys_and_the_same_blanks() -> None:
 def test_every_key_that_is_used_has_words_and_every_word_is_used() -> None:
     english = words("en")
     literal = set(re.findall(r"\"([a-z]\w*(?:\.[\w-]+)+)\"", SOURCE))
-    built = [p for p in re.findall(r"t\(`([^`]*)`\)", SOURCE)]
+    built = re.findall(r"t\(`([^`]*)`\)", SOURCE)
     assert len(built) > 8
     patterns = [re.compile(re.sub(r"\\\$\\\{.*?\\\}", r"[\\w-]+", re.escape(p))) for p in built]
     asked = set(re.findall(r"\bt\(\"([^\"]+)\"", SOURCE)) | {

@@ -17,9 +17,9 @@ from fastapi.testclient import TestClient
 from transformers import PreTrainedTokenizerFast
 
 from luopan.serve import playground
+from luopan.serve.plain_http import Refusal
 from luopan.serve.playground import RenderWorker, playground_router
 from luopan.serve.playground_render import token_texts
-from luopan.serve.plain_http import Refusal
 from luopan.tokens.chat import encode_chat, encode_prompt
 from luopan.tokens.config import TokenizerConfig
 from luopan.tokens.example import IGNORE
@@ -148,12 +148,13 @@ def test_a_template_that_fails_is_an_error_with_its_words(client: TestClient, so
     assert alive(client)
 
 
-LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+LOOP = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
 BOMBS = {
     "time": LOOP,
     "time of one call": "{{ 9 ** (9 ** 9) }}",
     "memory": "{{ 'a' * 10 ** 12 }}",
-    "memory by doubling": "{% set ns = namespace(x='abcdefgh') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "memory by doubling": "{% set ns = namespace(x='abcdefgh') %}{% for i in range(60) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
     "output": "{{ 'ab ' * 3000000 }}<|im_end|>",
 }
 

@@ -24,7 +24,8 @@ from luopan.serve.metrics_file import MetricsReader, thin
 from luopan.serve.run_state import read_run
 from luopan.serve.runs import TICKET_SECONDS, Tickets, runs_router
 
-RECIPE = "name: mine\ndescription: A test.\nstages:\n  tok: {kind: tokenizer}\n  base: {kind: pretrain}\n  sft: {kind: sft}\n"
+STAGES = "  tok: {kind: tokenizer}\n  base: {kind: pretrain}\n  sft: {kind: sft}\n"
+RECIPE = f"name: mine\ndescription: A test.\nstages:\n{STAGES}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -260,7 +261,8 @@ def test_tickets_grow_old_and_are_not_too_many() -> None:
 # ---------------------------------------------------------------- nothing outside
 
 NAMES = [
-    "..", ".", "../other", "..%2fother", "%2e%2e", "%2e%2e%2fother", "..\\other", "%5c..%5cother", "mine%00", "mine/../../other",
+    "..", ".", "../other", "..%2fother", "%2e%2e", "%2e%2e%2fother", "..\\other", "%5c..%5cother", "mine%00",
+    "mine/../../other",
     "/etc", "~", ".lock", "link", "%ff", "a" * 5000, "mine%0a", "…", "link%2ftok",
 ]  # fmt: skip
 
