@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One thread per test worker: two workers on two cores are faster than one with two threads (see docs/log.md).
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: quickstart install install-dev test test-all lint docs bench clean
+.PHONY: quickstart install install-dev browser test test-all lint docs bench clean
 
 quickstart: install
 	$(BIN)/luopan run quickstart --runs $(RUNS)
@@ -22,12 +22,16 @@ $(VENV)/.dev: pyproject.toml tools/install.py
 	$(PYTHON) tools/install.py --venv $(VENV) --extras dev
 	@touch $@
 
+# Looks for a Chromium for the tests of the page, and installs Debian's where it can; without one they are skipped.
+browser: install-dev
+	-@$(BIN)/python tools/browser.py --bring
+
 # The default run: everything but the tests marked slow, gpu or data. On two cores in under 15 minutes.
-test: install-dev
+test: install-dev browser
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
 # Everything that this machine can run, the long ones included.
-test-all: install-dev
+test-all: install-dev browser
 	$(PYTEST) -n 2 --dist loadgroup
 
 lint: install-dev

@@ -114,7 +114,9 @@ def fake_app(
 
 
 def error(status: int, message: str, code: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}, status)
+    return JSONResponse(
+        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}, status
+    )
 
 
 async def stream(body: dict[str, Any], said: str) -> AsyncIterator[str]:
@@ -125,8 +127,8 @@ async def stream(body: dict[str, Any], said: str) -> AsyncIterator[str]:
     count = 0
     kwargs = body.get("chat_template_kwargs", {})
     if said.startswith("think") or kwargs.get("enable_thinking"):
-        for word in "7 + 5 = 12 carry 1 ; 1 + 2 + 1 = 4 .".split():
-            yield chunk({"reasoning_content": word + " "})
+        for word in ("7 + 5 = 12 ", "carry 1; ", "1 + 2 + ", "1 = 4."):
+            yield chunk({"reasoning_content": word})
             count += 1
             await asyncio.sleep(0.005)
     if said.startswith("tool") and body["messages"][-1]["role"] != "tool":

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 import luopan
-from luopan.serve.plain_http import PlainRoute, Refusal
+from luopan.serve.plain_http import Refusal, plain_router
 
 KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -63,7 +63,7 @@ class PageSettings(Protocol):
 
 def page_router(settings: PageSettings) -> APIRouter:
     """GET `/`, `/static/…` and `/page.json`, none of which needs the API key."""
-    router = APIRouter(route_class=PlainRoute, include_in_schema=False)
+    router = plain_router()
 
     @router.get("/")
     def index(request: Request) -> Response:

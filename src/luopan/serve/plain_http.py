@@ -6,10 +6,11 @@ The routes keep to this by their route class (`PlainRoute`), so they answer the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -31,8 +32,18 @@ class Refusal(Exception):
         return JSONResponse({"error": error}, self.status)
 
 
+class PlainJson(JSONResponse):
+    """JSON of whatever a file or a template held: half characters are escaped, what is no number is null."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(_finite(content), ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 class PlainRoute(APIRoute):
     """A route whose refusals, and errors that a user can mend, are OpenAI-shaped."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **{**named, "response_model": None})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         inner = super().get_route_handler()
@@ -55,6 +66,25 @@ class PlainRoute(APIRoute):
         return handle
 
 
+def plain_router() -> APIRouter:
+    """A router of such routes, which the API's description leaves out."""
+    return APIRouter(route_class=PlainRoute, include_in_schema=False, default_response_class=PlainJson)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 async def json_body(request: Request, limit_bytes: int) -> dict[str, Any]:
     """The body as a JSON object. Refuses one that is larger (413), no JSON, or no object (400)."""
     parts: list[bytes] = []
@@ -65,7 +95,7 @@ async def json_body(request: Request, limit_bytes: int) -> dict[str, Any]:
             raise Refusal(413, f"the request is larger than {limit_bytes:,} bytes", code="request_too_large")
         parts.append(part)
     try:
-        value = json.loads(b"".join(parts).decode("utf-8"))
+        value = json.loads(b"".join(parts).decode("utf-8"), parse_constant=_no_constant)
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         raise Refusal(400, f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(value, dict):

@@ -24,12 +24,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from luopan.serve.plain_http import PlainRoute, Refusal, json_body
+from luopan.serve.plain_http import Refusal, json_body, plain_router
 from luopan.tokens.templates import TEMPLATES, identify, template_source
 
 BODY_BYTES = 512 << 10
 SOURCE_CHARACTERS = 200_000
-RENDER_SECONDS, LINT_SECONDS = 5.0, 15.0
+RENDER_SECONDS, LINT_SECONDS = 5.0, 8.0
 START_SECONDS = 120.0  # loading the libraries on a busy machine
 WAITING = 8
 Json = dict[str, Any]
@@ -148,7 +148,7 @@ class RenderWorker:
 
 def playground_router(tokenizers: Mapping[str, PreTrainedTokenizerFast]) -> APIRouter:
     """GET `/api/templates`, `/api/templates/source`; POST `/api/templates/render`, `/api/templates/lint`."""
-    router = APIRouter(route_class=PlainRoute, include_in_schema=False)
+    router = plain_router()
     worker = RenderWorker(tokenizers)
 
     @router.get("/api/templates")

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from luopan.serve.metrics_file import MetricsFiles
-from luopan.serve.plain_http import PlainRoute, Refusal
+from luopan.serve.plain_http import Refusal, plain_router
 from luopan.serve.run_files import NotThere, list_folder, read_text
 from luopan.serve.run_state import REPORT_BYTES, RunState, StageState, manifest_of, read_json, read_run
 
@@ -63,7 +63,7 @@ class Tickets:
 
 def runs_router(runs: Path) -> APIRouter:
     """GET `/api/runs…` and `/reports/TICKET` over the folder `runs`, which need not exist yet."""
-    router = APIRouter(route_class=PlainRoute, include_in_schema=False)
+    router = plain_router()
     files, tickets = MetricsFiles(), Tickets()
 
     @router.get("/api/runs")

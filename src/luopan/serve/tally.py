@@ -27,7 +27,8 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from luopan.artifacts import mend_os_errors
-from luopan.serve.plain_http import PlainRoute, Refusal, json_body
+from luopan.errors import ArtifactError
+from luopan.serve.plain_http import Refusal, json_body, plain_router
 
 VOTE_BYTES = 1 << 20
 FILE_BYTES = 256 << 20  # a file larger than this is not read; half a million votes
@@ -134,7 +135,7 @@ class VotesFile:
 
 def tally_router(path: Path) -> APIRouter:
     """GET and POST `/api/compare/votes`; votes go to the file `path`, which is made with the first."""
-    router = APIRouter(route_class=PlainRoute, include_in_schema=False)
+    router = plain_router()
     file = VotesFile(path)
 
     @router.post("/api/compare/votes", status_code=201)
@@ -149,7 +150,10 @@ def tally_router(path: Path) -> APIRouter:
             raise Refusal(400, f"{place}: {first['msg']}" if place else first["msg"], param=place or None) from error
         except UnicodeEncodeError as error:
             raise Refusal(400, "a text is not valid Unicode", code="invalid_value") from error
-        await run_in_threadpool(file.append, record)
+        try:
+            await run_in_threadpool(file.append, record)
+        except (ArtifactError, OSError) as error:
+            raise Refusal(500, f"the vote could not be written: {error}", code="not_written") from error
         return {"id": record["id"], "time": record["time"]}
 
     @router.get("/api/compare/votes")

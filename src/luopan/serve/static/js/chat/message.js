@@ -27,7 +27,7 @@ function answerParts(message, folds, act) {
   if (message.content) parts.push(markdown(message.content));
   for (const call of message.tool_calls ?? []) parts.push(toolCall(message, call, act));
   if (message.pending && !message.content && !message.thinking && !message.tool_calls) {
-    parts.push(h("div", { class: "waiting", role: "status" }, h("i"), h("i"), h("i"), h("span", { class: "sr" }, t("chat.waiting"))));
+    parts.push(h("div", { class: "breathing", role: "status" }, h("i"), h("i"), h("i"), h("span", { class: "sr" }, t("chat.waiting"))));
   }
   if (message.error) parts.push(h("p", { class: "notice bad", role: "alert" }, icon("warning"), h("span", {}, message.error)));
   if (message.finish === "length") parts.push(h("p", { class: "notice warn" }, icon("info"), h("span", {}, t("chat.cut"))));

@@ -36,7 +36,7 @@ export class Session extends EventTarget {
   /** Answer what stands there; `earlier` are other answers to the same, to be leafed through. */
   async respond(model, earlier = []) {
     const { chat } = this;
-    const said = store.message("assistant", "", { model: model.id });
+    const said = store.message("assistant", "", { model: model.id, pending: true });
     const tools = parseTools(chat.tools, model);
     const body = { model: model.id, messages: wireMessages(chat.system, chat.messages), ...requestParameters(chat.params, model) };
     if (tools) body.tools = tools;

@@ -21,7 +21,13 @@ export function create(before = null) {
 
 export function load(id) {
   const chat = read(`chat.${id}`, {});
-  return chat.id === id && Array.isArray(chat.messages) ? chat : null;
+  if (chat.id !== id || !Array.isArray(chat.messages)) return null;
+  for (const message of chat.messages) {
+    if (!message.pending) continue;
+    delete message.pending; // the page was closed in the middle of an answer
+    message.finish = "stopped";
+  }
+  return chat;
 }
 
 /** Keep a conversation; false where the browser has no room. */

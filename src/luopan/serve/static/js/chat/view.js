@@ -4,7 +4,7 @@ import { h, download, isTyping, put } from "../dom.js";
 import { icon, mark } from "../icons.js";
 import { t } from "../i18n.js";
 import { dialog, toast } from "../dialogs.js";
-import { models } from "../models.js";
+import { chatModels } from "../models.js";
 import { read, write } from "../storage.js";
 import { composer } from "./composer.js";
 import { asJson, asMarkdown, fileName } from "./export.js";
@@ -21,7 +21,7 @@ let lastOpen = null;
 export function chatView({ path }) {
   const view = new ChatView();
   view.open(path[0] || lastOpen);
-  view.fetchModels();
+  view.fetching = view.fetchModels();
   return view;
 }
 
@@ -56,10 +56,11 @@ class ChatView {
 
   async fetchModels() {
     try {
-      this.models = await models({ anew: true });
+      this.models = await chatModels({ anew: true });
     } catch (error) {
       this.modelsError = error.message;
     }
+    this.fetched = true;
     const { chat } = this.session;
     if (!this.model && this.models.length) chat.model = this.models[0].id;
     this.draw();
@@ -100,6 +101,10 @@ class ChatView {
   }
 
   send(text) {
+    if (!this.fetched) {
+      this.fetching.then(() => this.send(text) || (this.composer.field.value ||= text));
+      return true;
+    }
     if (!this.model) {
       toast(this.modelsError ?? t("chat.no_model"), { kind: "bad" });
       return false;
@@ -169,7 +174,7 @@ class ChatView {
   }
 
   welcome() {
-    if (this.modelsError) return h("div", { class: "empty" }, mark(), h("h2", {}, t("chat.no_models")), h("p", { class: "notice bad" }, this.modelsError), h("button", { class: "button", type: "button", onclick: () => { this.modelsError = null; this.fetchModels(); } }, t("action.retry")));
+    if (this.modelsError) return h("div", { class: "empty" }, mark(), h("h2", {}, t("chat.no_models")), h("p", { class: "notice bad" }, this.modelsError), h("button", { class: "button", type: "button", onclick: () => { this.modelsError = null; this.fetching = this.fetchModels(); } }, t("action.retry")));
     const ideas = ["chat.idea_1", "chat.idea_2", "chat.idea_3", "chat.idea_4"].map((key) => h("button", { class: "idea", type: "button", onclick: () => this.send(t(key)) }, t(key)));
     return h("div", { class: "empty welcome" }, mark(), h("h2", {}, t("chat.welcome")), h("p", {}, t("chat.welcome_text")), h("div", { class: "ideas" }, ideas));
   }

@@ -96,7 +96,7 @@ export class Comparison extends EventTarget {
     const said = (this.state.answers[at][name] = []);
     for (const turn of prompt.turns) {
       talk.push(message("user", turn));
-      const reply = message("assistant", "");
+      const reply = message("assistant", "", { pending: true });
       said.push(reply);
       const body = { model: name, messages: wireMessages(prompt.system ?? "", talk), ...requestParameters(this.state.params, model) };
       await answer(body, reply, { signal: this.controller.signal, changed: () => this.dispatchEvent(new CustomEvent("stream", { detail: at })) });

@@ -41,9 +41,9 @@ export function setupNode(models, resume, act) {
     resume && resumeNode(resume, act),
     h("div", { class: "setup-grid" },
       h("div", { class: "card pad stack" }, modelChoice(models, chosen, drawPanel), suiteChoice(source),
-        h("label", { class: "switch" }, h("span", {}, t("compare.blind"), h("span", { class: "help tiny faint block" }, t("compare.blind_help"))), blindSwitch)),
-      h("details", { class: "card pad", open: window.innerWidth > 900 }, h("summary", {}, h("h2", {}, t("chat.parameters"))), panel)),
-    problem, h("div", { class: "row" }, start, models.length < 2 && h("span", { class: "small muted" }, t("compare.needs_two"))));
+        h("label", { class: "switch" }, h("span", {}, t("compare.blind"), h("span", { class: "help tiny faint block" }, t("compare.blind_help"))), blindSwitch),
+        h("div", { class: "setup-foot stack" }, problem, h("div", { class: "row" }, start, models.length < 2 && h("span", { class: "small muted" }, t("compare.needs_two"))))),
+      h("details", { class: "card pad", open: window.innerWidth > 900 }, h("summary", {}, h("h2", {}, t("chat.parameters"))), panel)));
 }
 
 function resumeNode(state, act) {

@@ -3,7 +3,7 @@
 import { h, put } from "../dom.js";
 import { t } from "../i18n.js";
 import { toast } from "../dialogs.js";
-import { models } from "../models.js";
+import { chatModels } from "../models.js";
 import { request } from "../api.js";
 import { read, write } from "../storage.js";
 import { arenaNode } from "./arena.js";
@@ -31,7 +31,7 @@ class CompareView {
   async start() {
     this.drawTally();
     try {
-      this.models = await models({ anew: true });
+      this.models = await chatModels({ anew: true });
     } catch (error) {
       put(this.stageNode, h("p", { class: "notice bad", role: "alert" }, error.message));
       return;
@@ -86,7 +86,7 @@ class CompareView {
   }
 
   async vote(vote, winner) {
-    if (!live.complete() || live.vote() || this.sending) return;
+    if (!live.complete() || live.failed() || live.vote() || this.sending) return;
     this.sending = true;
     try {
       await live.choose(vote, winner);

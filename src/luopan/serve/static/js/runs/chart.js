@@ -63,7 +63,7 @@ export class Chart {
       s("line", { class: "grid", x1: left, x2: width - PAD.right, y1: this.y(mark), y2: this.y(mark) }),
       s("text", { class: "tick", x: left - 7, y: this.y(mark) + 3.5, "text-anchor": "end" }, labels[i]),
     ]);
-    const steps = ticks(first, last, Math.max(2, Math.floor(width / 75))).filter((tick) => tick >= first && tick <= last);
+    const steps = ticks(first, last, Math.max(2, Math.floor(width / 75)), [1, 2, 2.5, 5, 10]).filter((tick) => tick >= first && tick <= last);
     const below = steps.map((step) => s("text", { class: "tick", x: this.x(step), y: HEIGHT - 8, "text-anchor": this.x(step) > width - 40 ? "end" : "middle" }, short(step)));
     const curves = lines.flatMap((line) => this.curve(line, smooth));
     this.overlay = s("g", {});

@@ -1,12 +1,12 @@
 // Axes: from values to places, and round numbers to write beside them.
 
 /** Multiples of 1, 2 or 5 × 10^k within [low, high], about `count` of them. */
-export function ticks(low, high, count = 5) {
+export function ticks(low, high, count = 5, factors = [1, 2, 5, 10]) {
   const span = high - low;
   if (!(span > 0) || !Number.isFinite(span)) return [low];
   const rough = span / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => power * factor >= rough * 0.999);
+  const step = power * factors.find((factor) => power * factor >= rough * 0.999);
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(Number((i * step).toPrecision(12)));
   return found;

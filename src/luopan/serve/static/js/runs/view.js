@@ -133,6 +133,7 @@ class RunsView {
   /** The address changed within the tab. */
   go([run = "", stage = ""]) {
     this.node.classList.toggle("show-run", Boolean(run));
+    this.rail?.querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest", inline: "nearest" });
     if (run && run !== this.run) {
       this.run = run;
       this.stage = stage;

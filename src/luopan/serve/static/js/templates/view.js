@@ -128,26 +128,34 @@ class TemplatesView {
     this.timer = setTimeout(() => {
       const also = this.lintToo;
       this.lintToo = false;
-      this.render().then(() => also && this.runLint());
+      this.render().then((fit) => also && fit && this.runLint());
     }, wait);
   }
 
+  /** True where there is something to look at: a template that runs too far is not run a second time by the lint. */
   async render() {
     const values = this.editors.values();
-    if (!values) return put(this.result, h("p", { class: "notice warn" }, t("templates.mend_json")));
+    if (!values) {
+      put(this.result, h("p", { class: "notice warn" }, t("templates.mend_json")));
+      return true;
+    }
     const round = (this.rounds.render += 1);
     this.node.classList.add("working");
     const body = { ...this.subject(), messages: values.messages, tools: values.tools.length ? values.tools : null, chat_template_kwargs: values.kwargs, prompt: this.state.view === "prompt", train_on: this.state.trainOn };
     let node;
+    let fit = true;
     try {
       const result = await request("api/templates/render", { method: "POST", body });
       node = h("div", { class: "stack" }, notes(result), tokensNode(result));
     } catch (error) {
+      fit = error.details?.code !== "template_limit";
       node = h("p", { class: "notice bad", role: "alert" }, icon("warning"), h("span", {}, error.message));
     }
-    if (round !== this.rounds.render) return null;
+    if (round !== this.rounds.render) return false;
     this.node.classList.remove("working");
-    return put(this.result, node);
+    put(this.result, node);
+    if (!fit) put(this.lint);
+    return fit;
   }
 
   subject() {
