@@ -40,12 +40,9 @@ def chat(
     """
     held = {name: options.pop(name) for name in WEIGHTS if name in options}
     params = sampling_from(model, **{"max_new_tokens": 256, **options})
-    from luopan.generate.text import TextGenerator
-    from luopan.generate.weights import prepare
-    from luopan.pipeline.models import resolve_model
+    from luopan.pipeline.models import text_generator
 
-    weights, tokenizer = resolve_model(model)
-    talker = _ModelTalker(TextGenerator(prepare(weights, **held) if held else weights, tokenizer), params)
+    talker = _ModelTalker(text_generator(model, **held), params)
     talker.fits([{"role": "user", "content": "?"}], think)  # a tokenizer without a chat template says so now
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     screen = _Screen(colour=sys.stdout.isatty())

@@ -72,12 +72,9 @@ def generate(
     held = {name: options.pop(name) for name in WEIGHTS if name in options}
     params = _params(model, options, beams, best_of, top_logprobs)
 
-    from luopan.generate.text import TextGenerator
-    from luopan.generate.weights import prepare
-    from luopan.pipeline.models import resolve_model
+    from luopan.pipeline.models import text_generator
 
-    weights, tokenizer = resolve_model(model)
-    generator = TextGenerator(prepare(weights, **held) if held else weights, tokenizer)
+    generator = text_generator(model, **held)
     before = [{"role": "system", "content": system}] if system else []
     requests: list[Request] = [[*before, {"role": "user", "content": text}] if chat else text for text in prompts]
     if beams or best_of:

@@ -52,10 +52,13 @@ SAMPLING: Mapping[str, Any] = MappingProxyType({
     "thinking_budget": _option(int, _LENGTH, "N", "Close the thinking after N tokens of it."),
 })  # fmt: skip
 
-# Those of `generate.weights.prepare`.
+# Those of `pipeline.models.text_generator`.
 WEIGHTS: Mapping[str, Any] = MappingProxyType({
     "dtype": _option(str, _WEIGHTS, "TYPE", "float32 or bfloat16; default: float32."),
     "quantize": _option(str, _WEIGHTS, "BITS", "Weights in int8 (smaller and faster) or int4 (smaller still)."),
+    "speculate": _option(
+        str, _WEIGHTS, "ngram|MODEL", "Guess ahead, from the text or by a small MODEL; answers stay the same."
+    ),
 })  # fmt: skip
 
 

@@ -70,6 +70,10 @@ def serve(
     ] = None,
     dtype: Annotated[Precision, typer.Option(help="How weights are held and computed with.")] = Precision.FLOAT32,
     quantize: Annotated[Bits | None, typer.Option(help="Fewer bits for weights: less memory, and less exact.")] = None,
+    speculate: Annotated[
+        str | None,
+        typer.Option(metavar="ngram|MODEL", help="Guess tokens ahead while few ask; answers stay the same."),
+    ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="The runs that the page shows.")] = Path("runs"),
     page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve the page.")] = True,
 ) -> None:
@@ -80,7 +84,7 @@ def serve(
     from luopan.serve.needs import require_packages
 
     require_packages()
-    from luopan.pipeline.models import default_sampling, model_folder
+    from luopan.pipeline.models import default_sampling, model_folder, speculation
     from luopan.serve.config import MIB, settings_from
     from luopan.serve.server import serve_models
 
@@ -107,6 +111,7 @@ def serve(
         device=device,
         dtype=dtype.value,
         quantize=None if quantize is None else quantize.value,
+        speculation=speculation(speculate, device),
         said=lambda text: print(text, file=sys.stderr, flush=True),
     )
     raise SystemExit(code)

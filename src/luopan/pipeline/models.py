@@ -16,6 +16,8 @@ from luopan.model.hub import from_hub, is_hub_id
 from luopan.recipe.introspect import suggestion
 
 if TYPE_CHECKING:
+    from luopan.generate.speculation import Speculation
+    from luopan.generate.text import TextGenerator
     from luopan.model.decoder import Decoder
 
 
@@ -64,6 +66,27 @@ def resolve_model(model: str | Path, *, device: Any = None) -> tuple[Decoder, An
 def load(model: str | Path, *, device: Any = None) -> tuple[Decoder, Any]:
     """`model, tokenizer = luopan.load("runs/quickstart/grpo")`; see `resolve_model`."""
     return resolve_model(model, device=device)
+
+
+def text_generator(
+    model: str | Path, *, dtype: Any = "float32", quantize: Any = None, speculate: str | None = None
+) -> TextGenerator:
+    """MODEL ready to speak, its weights held as told (`generate.weights.prepare`)."""
+    from luopan.generate.text import TextGenerator
+    from luopan.generate.weights import prepare
+
+    weights, tokenizer = resolve_model(model)
+    held = prepare(weights, dtype, quantize)
+    return TextGenerator(held, tokenizer, speculation=speculation(speculate, next(weights.parameters()).device))
+
+
+def speculation(speculate: str | None, device: Any = None) -> Speculation | None:
+    """What a command line says of guessing ahead: "ngram", or the MODEL that guesses. None where it says nothing."""
+    from luopan.generate.speculation import Speculation
+
+    if speculate is None:
+        return None
+    return Speculation(None if speculate == "ngram" else resolve_model(speculate, device=device)[0])
 
 
 def tokenizer_folder(model: str | Path) -> Path:

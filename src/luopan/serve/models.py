@@ -18,6 +18,7 @@ import torch
 
 from luopan.errors import LuopanError, ModelError
 from luopan.generate.replies import ReplyFormat
+from luopan.generate.speculation import Speculation
 from luopan.generate.text import TextGenerator
 from luopan.generate.weights import Precision, Quantise, prepare
 from luopan.model.decoder import Decoder
@@ -114,9 +115,10 @@ class ModelLoader:
 
     def __init__(
         self, find: Callable[[str], Path], *, device: torch.device | str, max_batch: int,
-        dtype: Precision = "float32", quantize: Quantise | None = None,
+        dtype: Precision = "float32", quantize: Quantise | None = None, speculation: Speculation | None = None,
     ) -> None:  # fmt: skip
         self.find, self.device, self.max_batch, self.dtype, self.quantize = find, device, max_batch, dtype, quantize
+        self.speculation = speculation
         self._bases: dict[Path, Decoder] = {}
 
     def load(self, model: str, name: str, default_sampling: Callable[[str], Mapping[str, Any]]) -> ServedModel:
@@ -157,7 +159,9 @@ class ModelLoader:
     def _served(
         self, name: str, decoder: Decoder, description: str, tokenizer: Path, sampling: Mapping[str, Any]
     ) -> ServedModel:
-        generator = TextGenerator(decoder.eval(), load_tokenizer(tokenizer), max_batch=self.max_batch)
+        generator = TextGenerator(
+            decoder.eval(), load_tokenizer(tokenizer), max_batch=self.max_batch, speculation=self.speculation
+        )
         for parameter in decoder.parameters():
             parameter.requires_grad_(False)
         return ServedModel(name, generator, default_sampling=sampling, description=description)

@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from luopan.errors import LuopanError
+from luopan.generate.speculation import Speculation
 from luopan.generate.weights import Precision, Quantise
 from luopan.serve.app import create_app
 from luopan.serve.config import ServeSettings
@@ -97,6 +98,7 @@ def serve_models(
     device: str | None = None,
     dtype: Precision = "float32",
     quantize: Quantise | None = None,
+    speculation: Speculation | None = None,
     said: Callable[[str], None],
 ) -> int:
     """Serve MODELs until told to end; the exit code. `find`, `default_sampling`: as in `pipeline.models`.
@@ -108,7 +110,9 @@ def serve_models(
     called = served_names(models, names)
     with listen(settings) as sock:
         place = checked_device(device) if device else pick_device()
-        loader = ModelLoader(find, device=place, max_batch=settings.max_batch, dtype=dtype, quantize=quantize)
+        loader = ModelLoader(
+            find, device=place, max_batch=settings.max_batch, dtype=dtype, quantize=quantize, speculation=speculation
+        )
         served = [loader.load(model, name, default_sampling) for model, name in zip(models, called, strict=True)]
         settings = settings.model_copy(update={"port": sock.getsockname()[1]})
         if not settings.loopback and settings.api_key is None:
