@@ -144,7 +144,7 @@ class TextGenerator:
             for request, prompt, one in zip(requests, prompts, told, strict=True)
         ]
         said: list[list[Piece]] = [[] for _ in prompts]
-        ends = [self._ends(one) for one in told]
+        ends = [self.ends(one) for one in told]
 
         def listen(index: int, token: int, _logprob: float) -> bool:
             if not told[index].stop or token in ends[index]:
@@ -154,7 +154,7 @@ class TextGenerator:
 
         # Without stop strings nobody needs the text before the end.
         listener = listen if any(one.stop for one in told) else None
-        bare = [self._bare(one) for one in told]
+        bare = [self.bare(one) for one in told]
         bound = [
             self.constraint(prompt, one, think=thinking, chat=not isinstance(request, str))
             for request, prompt, one, thinking in zip(requests, prompts, told, each, strict=True)
@@ -220,7 +220,7 @@ class TextGenerator:
         replies = []
         for beam in beams:
             reader = self._reader(request, ids, (), tools, arguments)
-            pieces = [*reader.push_all(_body(beam.completion, self._ends(told))), *reader.finish()]
+            pieces = [*reader.push_all(_body(beam.completion, self.ends(told))), *reader.finish()]
             replies.append(replace(_reply(reader.said(pieces), beam.completion, len(ids)), score=beam.score))
         return replies
 
@@ -301,10 +301,11 @@ class TextGenerator:
     def _encode_text(self, text: str) -> list[int]:
         return list(encode_text(self.tokenizer, text).input_ids[:-1])  # without the end of the document
 
-    def _ends(self, params: SamplingParams) -> frozenset[int]:
+    def ends(self, params: SamplingParams) -> frozenset[int]:
+        """The tokens that end an answer with these parameters."""
         return frozenset((*self.engine.eos_ids, *params.stop_token_ids))
 
-    def _bare(self, params: SamplingParams) -> SamplingParams:
+    def bare(self, params: SamplingParams) -> SamplingParams:
         """The parameters without texts: bad words as tokens, at the beginning of a text and behind a space."""
         if not params.bad_words:
             return params.model_copy(update={"stop": ()})
@@ -330,13 +331,13 @@ class TextGenerator:
         self, ids: list[int], params: SamplingParams, reader: ReplyReader, constraint: Constraint | None
     ) -> Generator[Piece, None, Reply]:
         """Yield pieces as they become certain; returns the whole."""
-        ends = self._ends(params)
+        ends = self.ends(params)
         said: list[Piece] = []
         tokens: list[int] = []
         logprobs: list[float] = []
         tops: Likeliest | None = [] if params.top_logprobs else None
         reason: FinishReason = "length"
-        for item in self.engine.stream([ids], self._bare(params), constraints=[constraint]):
+        for item in self.engine.stream([ids], self.bare(params), constraints=[constraint]):
             tokens.append(item.token)
             logprobs.append(item.logprob)
             if tops is not None:

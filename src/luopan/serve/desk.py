@@ -45,7 +45,7 @@ class Desk:
     def _worker(self, model: ServedModel) -> Worker:
         engine = model.generator.engine
         slots = min(self.settings.max_batch, engine.max_batch)
-        held = getattr(engine, "max_tokens_held", None) or slots * engine.context
+        held = min(engine.room(), slots * engine.context)
         meter = self.metrics.of(model.name, held)
         return Worker(model.name, engine, slots=slots, max_queue=self.settings.max_queue, meter=meter)
 

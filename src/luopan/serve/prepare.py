@@ -63,7 +63,7 @@ def chat(served: ServedModel, body: ChatRequest) -> Prepared:
     params = _params(served, body, limit, name, body.top_logprobs or 0, more)
     count = body.n or 1
     asks = _asks(served, [prompt], params, body, count, "messages", thinking=thinking, chat=True)
-    ends = served.generator._ends(params)
+    ends = served.generator.ends(params)
     return Prepared(
         asks, [prompt], count, params.stop, ends, tools, forced, arguments, bool(body.logprobs), body.top_logprobs or 0
     )
@@ -82,7 +82,7 @@ def completion(served: ServedModel, body: CompletionRequest) -> Prepared:
     if body.max_tokens == 0 and not body.echo:
         raise refusal("max_tokens", "max_tokens is 0: nothing would be written (with echo: true it scores the prompt)")
     asks = _asks(served, prompts, params, body, count, "prompt", thinking=False, chat=False)
-    ends = served.generator._ends(params)
+    ends = served.generator.ends(params)
     told = body.logprobs is not None
     return Prepared(
         [] if body.max_tokens == 0 else asks, prompts, count, params.stop, ends, logprobs=told,
@@ -271,7 +271,7 @@ def _asks(
     for prompt in prompts:
         _check_length(served, prompt, field)
     try:
-        bare, constrain = served.generator._bare(params), served.generator.constraint
+        bare, constrain = served.generator.bare(params), served.generator.constraint
         tops = params.top_logprobs > 0
         asks = [
             Ask(prompt, bare, body.seed, key, tops, constrain(prompt, params, think=thinking, chat=chat))
