@@ -55,7 +55,7 @@ SAMPLING: Mapping[str, Any] = MappingProxyType({
 # Those of `pipeline.models.text_generator`.
 WEIGHTS: Mapping[str, Any] = MappingProxyType({
     "dtype": _option(str, _WEIGHTS, "TYPE", "float32 or bfloat16; default: float32."),
-    "quantize": _option(str, _WEIGHTS, "BITS", "Weights in int8 (smaller and faster) or int4 (smaller still)."),
+    "quantize": _option(str, _WEIGHTS, "BITS", "Weights in int8 (a quarter of the memory) or int4 (a sixth)."),
     "speculate": _option(
         str, _WEIGHTS, "ngram|MODEL", "Guess ahead, from the text or by a small MODEL; answers stay the same."
     ),

@@ -2,16 +2,17 @@
 
 int8: a scale for each row of a weight. What goes into a product is written in two digits of a byte for every token,
 x = s (a + b / 254), so that the processor multiplies bytes and yet only the weight is rounded. One digit, as LLM.int8()
-has it (Dettmers et al. 2022, arXiv:2208.07339) but for outliers in 16 bits, is faster and worse (docs/log.md). Sums of
-bytes are exact, so what a token gives does not depend on what else is in the product. int4: 32 weights share a scale
-and a zero, the best by squared error of a few narrowed ranges; what goes in is bf16. Both are kernels of torch's own:
-torchao's (0.18) were tried, and are slower than fp32 on the CPU here (docs/log.md).
+has it (Dettmers et al. 2022, arXiv:2208.07339) but for outliers in 16 bits, is faster and loses eight times as much.
+Sums of bytes are exact, so what a token gives does not depend on what else is in the product. int4: 32 weights share a
+scale and a zero, the best by squared error of a few narrowed ranges; what goes in is bf16. Both are kernels of torch's
+own: torchao's (0.18) were tried, and are slower than fp32 on the CPU here (docs/log.md).
 
 Norms, biases, routers and sinks stay as they are. Embedding and head are held in int8 in either case (once, where they
 are tied). Experts are quantised one by one. Where the sizes of a weight do not fit its kernel, int4 holds it in int8.
 
-Limits: for inference only, nothing can be trained or saved afterwards. On a GPU int8 saves memory and no time (the
-weight is made whole for each product), and int4 is refused.
+Limits: for inference only, nothing can be trained or saved afterwards. It goes through torch's operations, not the
+compiled pass, which in fp32 is faster: what is saved is memory. On a GPU (not tried) int8 makes the weight whole for
+each product, and int4 is refused.
 """
 
 from __future__ import annotations
