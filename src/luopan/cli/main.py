@@ -36,6 +36,7 @@ Examples:
   luopan run quickstart                     a small chat model from raw text, in minutes on a laptop
   luopan run quickstart sft.learning_rate=1e-3
   luopan chat runs/quickstart/grpo
+  luopan serve runs/quickstart/grpo         a page to talk to it, and the OpenAI API
 """
 
 
