@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from conftest import tiny_model
 from luopan.errors import RecipeError
@@ -14,6 +15,7 @@ from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
 from luopan.generate.native import build
 from luopan.generate.speculation import NgramDraft, Speculation
+from luopan.generate.text import TextGenerator
 from luopan.model.decoder import Decoder
 
 
@@ -143,3 +145,15 @@ def test_settings_that_cannot_work_are_refused(model: Decoder) -> None:
         Engine(model, eos_ids=[], speculation=Speculation(tokens=0))
     with pytest.raises(RecipeError, match="draft model has 300 tokens, the model 384"):
         Engine(model, eos_ids=[], speculation=Speculation(tiny_model(vocab_size=300)))
+
+
+def test_a_bound_answer_is_the_same(model: Decoder, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A constraint hears each token once, guessed or not."""
+    schema = '{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["cat", "mat"]}}}'
+    plain = TextGenerator(model, tokenizer)
+    for speculation in (Speculation(model, tokens=3), Speculation(tokens=3, ngram=2)):
+        ahead = TextGenerator(model, tokenizer, speculation=speculation)
+        for seed in range(6):
+            params = SamplingParams(json_schema=schema, max_new_tokens=40, seed=seed)
+            one, other = plain.batch(["cat mat cat mat"], params)[0], ahead.batch(["cat mat cat mat"], params)[0]
+            assert (one.tokens, one.finish_reason) == (other.tokens, other.finish_reason)
