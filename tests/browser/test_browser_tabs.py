@@ -60,6 +60,19 @@ def test_a_blind_vote_is_written_and_counted(open_page: Open, address: str, app:
     assert best.startswith(first) and "75%" in best
 
 
+def test_the_order_is_shuffled_for_each_prompt_and_fairly(open_page: Open) -> None:
+    page = open_page("#/compare")
+    orders = """async (blind) => {
+      const { begin } = await import(new URL("static/js/compare/session.js", location.href).href);
+      const suite = { name: "s", prompts: Array(6000).fill({ turns: ["x"] }) };
+      return begin({ suite, models: ["a", "b", "c"], params: {}, blind }).orders.map((one) => one.join(""));
+    }"""
+    seen = page.evaluate(orders, True)
+    counts = {order: seen.count(order) for order in set(seen)}
+    assert len(counts) == 6 and all(850 < count < 1150 for count in counts.values()), counts  # 1000 ± 29 each
+    assert set(page.evaluate(orders, False)) == {"abc"}
+
+
 def test_a_comparison_goes_on_after_a_reload(open_page: Open) -> None:
     page = open_page("#/compare")
     begin(page, '{"name": "later", "prompts": ["a", {"system": "S", "turns": ["b", "c"]}]}')
