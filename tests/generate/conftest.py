@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from luopan.generate.engine import Engine
+from luopan.generate.native import build
 from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
 from luopan.tokens.config import TokenizerConfig
@@ -26,6 +28,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By the compiled pass, and by torch's operations."""
+    if request.param == "torch":
+        monkeypatch.setattr(Engine, "native_obstacle", lambda engine: "left out by the test")
+    elif (why := build.reason()) is not None:
+        pytest.skip(f"the compiled pass is not to be had: {why}")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import torch
 from luopan.errors import DataError, ModelError, RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
-from luopan.generate.native import build
 from luopan.generate.native.runner import NativeRunner
 from luopan.generate.runner import TorchRunner
 from luopan.generate.sampling import Knobs, warp
@@ -24,15 +23,8 @@ from luopan.objectives.logprobs import token_logprobs
 
 EOS = 7
 
-
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test of this file, by either way of decoding."""
-    if request.param == "torch":
-        monkeypatch.setattr(Engine, "native_obstacle", lambda engine: "left out by the test")
-    elif (why := build.reason()) is not None:
-        pytest.skip(f"the compiled pass is not to be had: {why}")
-    return str(request.param)
+# Every test of this file, by either way of decoding.
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def ragged_prompts(count: int, longest: int = 40) -> list[list[int]]:

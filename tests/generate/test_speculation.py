@@ -13,19 +13,12 @@ from conftest import tiny_model
 from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
-from luopan.generate.native import build
 from luopan.generate.speculation import NgramDraft, Speculation
 from luopan.generate.text import TextGenerator
 from luopan.model.decoder import Decoder
 
-
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "torch":
-        monkeypatch.setattr(Engine, "native_obstacle", lambda engine: "left out by the test")
-    elif (why := build.reason()) is not None:
-        pytest.skip(f"the compiled pass is not to be had: {why}")
-    return str(request.param)
+# Every test of this file, by either way of decoding.
+pytestmark = pytest.mark.usefixtures("way")
 
 
 @pytest.fixture(scope="module")
