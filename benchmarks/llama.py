@@ -1,6 +1,6 @@
 """Greedy decoding of several requests at once, side by side with llama.cpp on the same weights.
 
-    python benchmarks/llama_cpp.py [--shape 5.5M | 135M | --model FOLDER] [--batch 1 16] [--types f32 bf16]
+    python benchmarks/llama.py [--shape 5.5M | 135M | --model FOLDER] [--batch 1 16] [--types f32 bf16]
 
 Needs llama-cpp-python (`pip install luopan[llama]` compiles it, with the processor's own instructions). The weights are
 written as GGUF by the code of `luopan export`, once for each type, and read by llama.cpp, whose keys and values stay in
@@ -71,7 +71,7 @@ class Llama:
         import llama_cpp
 
         self.lib: Any = llama_cpp
-        self.silence = llama_cpp.llama_log_callback(lambda *_: None)
+        self.silence = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
         llama_cpp.llama_log_set(self.silence, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
@@ -131,10 +131,10 @@ def made_up(options: argparse.Namespace, folder: Path) -> Path:
     from luopan.tokens.tokenizer import save_tokenizer, train_tokenizer
 
     config = model_config(options.shape, options.prompt_tokens + options.new_tokens)
-    words = [f"word{number} {number}" for number in range(config.vocab_size // 2)]
-    tokenizer = train_tokenizer(words, TokenizerConfig(vocab_size=config.vocab_size))
-    missing = config.vocab_size - len(tokenizer)
-    tokenizer.add_tokens([f"<extra_{number}>" for number in range(missing)])
+    words = [f"{one}{other} " * 3 for one in "abcdefghijklmnop" for other in "abcdefghijklmnop"]
+    tokenizer = train_tokenizer(words, TokenizerConfig(vocab_size=384, whitespace="lines"))
+    # The rest of the vocabulary has no text; prompts are numbers here.
+    tokenizer.add_tokens([f"<extra_{number}>" for number in range(config.vocab_size - len(tokenizer))])
     hf.save(Decoder(config), folder)
     save_tokenizer(tokenizer, folder)
     return folder
