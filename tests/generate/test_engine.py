@@ -333,6 +333,8 @@ def test_no_prompts_no_completions(model: Decoder) -> None:
 def test_settings_that_cannot_work_are_refused(model: Decoder) -> None:
     with pytest.raises(RecipeError, match="max_batch"):
         Engine(model, eos_ids=[], max_batch=0)
+    with pytest.raises(RecipeError, match="max_prefill_tokens is 0"):
+        Engine(model, eos_ids=[], max_prefill_tokens=0)
     with pytest.raises(RecipeError, match="tokenizer"):
         Engine(model, eos_ids=[]).generate([[1]], SamplingParams(stop=("x",)))
     with pytest.raises(RecipeError, match="stop token 384"):
@@ -343,7 +345,7 @@ def test_settings_that_cannot_work_are_refused(model: Decoder) -> None:
         Engine(model, eos_ids=[]).generate([[1]], SamplingParams(bad_words=("x",)))
 
 
-SYSTEM = [random.Random(8).randrange(384) for _ in range(40)]
+SYSTEM = random.Random(8).choices(range(384), k=40)
 
 
 def test_a_common_beginning_is_read_once(model: Decoder, way: str) -> None:
@@ -389,11 +391,40 @@ def test_a_long_prompt_is_read_in_pieces_while_others_go_on(model: Decoder, monk
     second = session.add(prompts[1], params)
     while second not in heard:
         session.step(listen)
-    assert heard.count(first) == 1 + 40 // 8 - 1  # one for its own prompt, one for each piece but the last
+    assert heard.count(first) == 1 + 40 // 8  # one for its own prompt, one beside each piece
     while session.unfinished:
         session.step(listen)
     assert [session.finished[number].tokens for number in (first, second)] == [done.tokens for done in alone]
     assert Engine(model, eos_ids=[], max_prefill_tokens=7).generate(prompts, params)[1].tokens == alone[1].tokens
+
+
+def test_those_that_run_go_on_however_many_come(model: Decoder) -> None:
+    session = Engine(model, eos_ids=[]).session(slots=4)
+    long = session.add([1, 2, 3], SamplingParams(max_new_tokens=20))
+    steps = 0
+    while long not in session.finished:
+        session.add([5, 6], SamplingParams(max_new_tokens=1))
+        session.step()
+        steps += 1
+    assert steps == 20
+
+
+def test_equal_prompts_keep_their_slots_while_others_grow(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several samples of one prompt are read as one; the room that a running request needs meanwhile is not theirs."""
+    monkeypatch.setattr("luopan.generate.session._PIECE", 4)
+    per_token = Engine(model, eos_ids=[]).bytes_per_token
+    for positions in range(300, 420, 12):
+        session = Engine(model, eos_ids=[], max_batch=8, max_cache_bytes=positions * per_token).session()
+        running = session.add(SYSTEM[:30], SamplingParams(max_new_tokens=60, temperature=0))
+        for _ in range(30):
+            session.step()
+        group = [
+            session.add([*SYSTEM[::-1], 7], SamplingParams(max_new_tokens=40), seed=1, key=key) for key in range(4)
+        ]
+        while session.unfinished:
+            session.step()
+        assert len(session.finished[running].tokens) == 60
+        assert all(len(session.finished[number].tokens) == 40 for number in group)
 
 
 def test_one_may_be_cancelled_while_it_is_read(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,6 +447,16 @@ def test_one_may_be_cancelled_while_it_is_read(model: Decoder, monkeypatch: pyte
     while session.unfinished:
         session.step(listen)
     assert gone not in heard and session.finished[running].tokens == expected
+    session.add([5], params)
+    session.step(listen)
+    read = session.runner.tokens_read
+    again = session.add(SYSTEM[::-1], params.model_copy(update={"top_logprobs": 2}))
+    session.step(listen)
+    session.cancel(again)
+    while session.unfinished:
+        session.step(listen)
+    assert again not in heard and not session.rows.tops
+    assert session.runner.tokens_read < read + len(SYSTEM), "nobody waited for the rest"
     assert session.finished[gone].finish_reason == "cancelled"
 
 

@@ -52,8 +52,9 @@ class Engine:
         max_cache_bytes: int | None = None,
         speculation: Speculation | None = None,
     ) -> None:
-        if max_batch < 1:
-            raise RecipeError(f"max_batch is {max_batch}, it must be at least 1")
+        for name, value in (("max_batch", max_batch), ("max_prefill_tokens", max_prefill_tokens)):
+            if value < 1:
+                raise RecipeError(f"{name} is {value}, it must be at least 1")
         self.model = model
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
         self.pad_id = pad_id

@@ -34,6 +34,9 @@ class Runner(Protocol):
     def read(self, tokens: int) -> Tensor | None:
         """Read on by about so many tokens; with the last of them the logits [u, V] after each distinct prompt."""
 
+    def abandon(self) -> None:
+        """Read no further; nobody waits for it."""
+
     def admit(self) -> None:
         """What has been read becomes running rows, behind the others, in the order of `source`."""
 
@@ -101,6 +104,10 @@ class TorchRunner:
             return None
         assert self._last is not None
         return self.model.logits(self._last)
+
+    def abandon(self) -> None:
+        """See `Runner`."""
+        self._reading = self._last = None
 
     def admit(self) -> None:
         """See `Runner`."""

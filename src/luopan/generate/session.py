@@ -101,6 +101,10 @@ class Session:
         if any(request.number == number for request in self._reading):
             self._dropped.add(number)  # it leaves when it has been read
             self.finished[number] = Completion([], [], "cancelled")
+            if all(request.number in self._dropped for request in self._reading):
+                self._dropped -= {request.number for request in self._reading}
+                self._reading = []
+                self.runner.abandon()
             return
         for row, request in enumerate(self.rows.asked):
             if request.number == number:
@@ -120,24 +124,26 @@ class Session:
         return bool(self.waiting) or bool(self._reading) or self.rows.active > 0
 
     def step(self, on_token: OnToken | None = None) -> None:
-        """Let requests in where there is room, or else give every running one its next token."""
+        """Give every running request its next token, then let others in where there is room.
+
+        In this order: however many come, those that run go on.
+        """
         self._steps += 1
         # Inference mode is entered per step and not around the loop, so that it never leaks into a stream's consumer.
         with torch.inference_mode():
+            running = self.rows.active
+            if self.draft is not None and 0 < running <= self.draft.requests:
+                self._speculate(self.draft, on_token)
+            elif running:
+                self._take(slice(0, running), self.runner.decode(self.rows.last[:running]), on_token)
             if not self._reading:
                 self._begin()
             if self._reading:
                 # Where others run, a long prompt is read in pieces, and they go on between them.
                 budget = self.engine.max_prefill_tokens
-                logits = self.runner.read(min(budget, _PIECE) if self.rows.active else budget)
+                logits = self.runner.read(min(budget, _PIECE) if running else budget)
                 if logits is not None:
                     self._take(*self._admit(logits), on_token)
-                    return
-            if self.draft is not None and 0 < self.rows.active <= self.draft.requests:
-                self._speculate(self.draft, on_token)
-            elif self.rows.active:
-                logits = self.runner.decode(self.rows.last[: self.rows.active])
-                self._take(slice(0, self.rows.active), logits, on_token)
 
     def _place(self, request: Request) -> tuple[int, int, Sequence[int], int]:
         return -self._came[request.number], len(request.prompt), request.prompt, -request.number
@@ -249,8 +255,10 @@ class Session:
         self._close_gaps(gone)
 
     def _write_down(self, row: int, reason: FinishReason) -> None:
-        if self.rows.asked[row].number in self._dropped:
-            self._dropped.discard(self.rows.asked[row].number)
+        number = self.rows.asked[row].number
+        if number in self._dropped:
+            self._dropped.discard(number)
+            self.rows.tops.pop(number, None)
             return
         count = int(self.rows.generated[row])
         said = self.rows.tokens[row, :count].tolist(), self.rows.logprobs[row, :count].tolist()

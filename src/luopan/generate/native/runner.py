@@ -91,6 +91,11 @@ class NativeRunner:
         done = [logits for logits in self._first_logits if logits is not None]
         return torch.stack(done) if len(done) == len(self._prompts) else None
 
+    def abandon(self) -> None:
+        """See `Runner`."""
+        self._free += [prompt.slot for prompt in self._prompts]
+        self._prompts = []
+
     def admit(self) -> None:
         """See `Runner`."""
         given: set[int] = set()
@@ -188,13 +193,15 @@ class NativeRunner:
     def _reserve(self, more: int, positions: int) -> None:
         """Room for so many more slots and for so many positions in each, keeping what is held."""
         have = (self._block.shape[2], self._block.shape[4])
-        used = len(self._rows) + len(self._prompts)
+        # Requests with equal prompts share one slot while it is read; theirs are spoken for all the same.
+        used = len(self._rows) + (len(self._source) if self._prompts else 0)
         if used + more <= have[0] and positions <= have[1]:
             return
         # With more positions there may be fewer slots: those in use come first, then what was used last.
         busy = [*self._rows, *(prompt.slot for prompt in self._prompts)]
         positions = max([positions, *(len(self._held[slot]) + 1 for slot in busy)])
-        wanted = positions if have[1] else max(positions, self._expected)  # memory that is never touched is free
+        hoped = 0 if have[1] else min(self._expected, self._most // (used + more))  # what is never touched is free
+        wanted = max(positions, hoped)
         wide, room = grown(have, used + more, wanted, self._most)
         kept = [*busy, *reversed(self._free)][: min(wide, self._slots)]
         block = torch.empty(*self._shape[:2], min(wide, self._slots), self._shape[3], room, self._shape[5])
