@@ -477,5 +477,12 @@ def test_memory_is_bounded_and_what_cannot_fit_is_refused(model: Decoder, way: s
     assert 100 < most <= 200
     for number, done in zip(numbers, expected):
         assert session.finished[number].tokens == done.tokens
+    # Room that was only hoped for, for one long answer, is no reason to take more.
+    each = [SamplingParams(max_new_tokens=3)] * 19 + [SamplingParams(max_new_tokens=50, temperature=0)]
+    session, _ = engine._begin(prompts, each, 0, None, None)
+    while session.unfinished:
+        session.step()
+        block = session.runner._block if way == "compiled" else session.runner.cache._block
+        assert block.shape[2] * block.shape[4] <= 200
     with pytest.raises(DataError, match=r"prompt of 40 tokens and an answer of up to 56 need .*bytes.*may be used"):
         Engine(model, eos_ids=[], max_cache_bytes=90 * per_token).generate([SYSTEM], SamplingParams(max_new_tokens=60))

@@ -107,7 +107,8 @@ class SlotCache:
         slots = max(slots, self.active)
         if positions <= have[1] and slots <= have[0]:
             return
-        positions = max(positions, self.longest + 1 if self.active else 0, 0 if have[1] else self._expected)
+        hoped = 0 if have[1] else min(self._expected, self._most // max(1, slots))
+        positions = max(positions, self.longest + 1 if self.active else 0, hoped)
         wide, room = grown(have, slots, positions, self._most)
         shape = list(self._block.shape)
         shape[2], shape[4] = min(wide, len(self._rows)), room

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
@@ -79,16 +80,18 @@ class Grammars:
         except ValueError as error:
             raise ModelError(f"llguidance cannot read this tokenizer: {error}") from error
         self._kept: OrderedDict[tuple[Form, str], LLMatcher] = OrderedDict()
+        self._lock = Lock()  # a server prepares requests in several threads
 
     def constraint(self, form: Form, text: str) -> GrammarConstraint:
         """A new answer to a grammar. RecipeError, in llguidance's words, for one that is wrong."""
         key = (form, text)
-        if key not in self._kept:
-            self._kept[key] = self._compiled(form, text)
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return GrammarConstraint(self._kept[key].deep_copy())
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = self._compiled(form, text)
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return GrammarConstraint(self._kept[key].deep_copy())
 
     def _compiled(self, form: Form, text: str) -> LLMatcher:
         from llguidance import LLMatcher

@@ -48,10 +48,12 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if compiler is None:
         return None, "no C compiler (cc, gcc or clang) is installed"
     try:
-        found = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        return None, f"{compiler} failed: {said.strip().splitlines()[-1] if said.strip() else type(error).__name__}"
+        found = _compiled(compiler)
+    except subprocess.SubprocessError as error:
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        return None, f"{compiler} failed: {said[-1] if said else type(error).__name__}"
+    except (OSError, RuntimeError) as error:  # no home, a full disk, a library that cannot be loaded
+        return None, str(error)
     found.scratch_floats.restype = ctypes.c_int64
     found.scratch_floats.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     found.forward.argtypes = [ctypes.c_void_p] * 3
@@ -59,39 +61,54 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     return found, None
 
 
-def _compiled(compiler: str) -> Path:
-    """The library's file, made if it is not there."""
+def _compiled(compiler: str) -> ctypes.CDLL:
+    """The library, compiled if it is not there, or is there and cannot be loaded."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luopan" / "native"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=_SECONDS).stdout
-    key = "\0".join((_SOURCE.read_text(encoding="utf-8"), version, " ".join(_FLAGS), _processor()))
-    target = folder / f"decode-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
-    if not target.is_file():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # the same file system: renaming is atomic
-            made = Path(scratch) / target.name
-            _compile(compiler, made)
-            os.replace(made, target)
-    return target
+    parts = (_SOURCE.read_text(encoding="utf-8"), version, " ".join(_FLAGS), _processor(), str(_has_openmp()))
+    target = folder / f"decode-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
+    if target.is_file() and _is_ours(target):
+        try:
+            return ctypes.CDLL(str(target))
+        except OSError:  # damaged: made anew
+            target.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # the same file system: renaming is atomic
+        made = Path(scratch) / target.name
+        _compile(compiler, made)
+        with made.open("rb+") as file:
+            os.fsync(file.fileno())  # a file cut short would not fail to load but crash when it is used
+        os.replace(made, target)
+    return ctypes.CDLL(str(target))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether nobody but this user can have written it: it is about to be run."""
+    found = file.stat()
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
 
 
 def _compile(compiler: str, target: Path) -> None:
-    """Compile, with OpenMP and for this very processor where the compiler can."""
+    """Compile, with OpenMP and for this very processor where that gives something that loads."""
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     attempts = [[native, "-fopenmp"], [native], []] if _has_openmp() else [[native], []]
     # Two steps: linking with -fopenmp would bring a second OpenMP into the process, with threads of its own.
     linking = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-    made = target.with_suffix(".o")
     for number, extra in enumerate(attempts, start=1):
-        done = subprocess.run(
-            [compiler, *_FLAGS, *extra, "-c", str(_SOURCE), "-o", str(made)],
-            capture_output=True, text=True, timeout=_SECONDS, check=number == len(attempts),
-        )  # fmt: skip
-        if done.returncode == 0:
-            break
-    subprocess.run(
-        [compiler, "-shared", *linking, str(made), "-o", str(target), "-lm"],
-        capture_output=True, text=True, timeout=_SECONDS, check=True,
-    )  # fmt: skip
+        made = target.with_suffix(f".{number}.o")
+        try:
+            _run([compiler, *_FLAGS, *extra, "-c", str(_SOURCE), "-o", str(made)])
+            _run([compiler, "-shared", *linking, str(made), "-o", str(target), "-lm"])
+            if "-fopenmp" in extra:
+                ctypes.CDLL(str(target), mode=os.RTLD_NOW)  # clang asks for another OpenMP than torch has loaded
+            return
+        except (OSError, subprocess.SubprocessError):
+            if number == len(attempts):
+                raise
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
 
 
 def _has_openmp() -> bool:
