@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
@@ -78,9 +79,26 @@ def test_it_is_the_model_and_its_numbers_do_not_depend_on_company(model: Decoder
         torch.set_num_threads(before)
 
 
+@torch.inference_mode()
+def test_weights_in_bf16_are_those_numbers_in_fp32(model: Decoder) -> None:
+    """To the bit: half the bytes to read, and the same products."""
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    plain = copy.deepcopy(half).float()
+    draw = random.Random(3)
+    tokens = [draw.randrange(model.config.vocab_size) for _ in range(23)]
+    arguments = tokens, [0] * 23, range(23), range(23)
+    got, expected = (CompiledPass(one)(*block_for(one, 1, 40), *arguments) for one in (half, plain))
+    assert torch.equal(got, expected) and not torch.equal(
+        got, CompiledPass(model)(*block_for(model, 1, 40), *arguments)
+    )
+
+
 def test_models_that_do_not_fit_are_told_apart() -> None:
-    assert obstacle(build("gqa")) is None
-    assert "bfloat16" in str(obstacle(build("gqa").to(torch.bfloat16)))
+    assert obstacle(build("gqa")) is None and obstacle(build("gqa").to(torch.bfloat16)) is None
+    assert "float16" in str(obstacle(build("gqa").to(torch.float16)))
+    mixed = build("gqa")
+    mixed.layers[0].mlp.up_proj.to(torch.bfloat16)
+    assert "up_proj" in str(obstacle(mixed))
     shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     sparse = ModelConfig.model_validate(shape | {"num_attention_heads": 2, "num_experts": 4, "num_experts_per_tok": 2})
     assert "experts" in str(obstacle(Decoder(sparse)))

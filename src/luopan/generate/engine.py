@@ -158,7 +158,9 @@ class Engine:
     @property
     def bytes_per_token(self) -> int:
         """What the keys and values of one token take."""
-        config, size = self.model.config, next(self.model.parameters()).element_size()
+        # The compiled pass holds fp32 whatever the weights are.
+        config, native = self.model.config, self.native_obstacle() is None
+        size = 4 if native else next(self.model.parameters()).element_size()
         return 2 * config.num_hidden_layers * config.kv_heads * config.head_size * size
 
     def room(self) -> int:

@@ -17,9 +17,10 @@ _MAX_HEAD = 256
 
 
 class _Layer(ctypes.Structure):
+    MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
     WEIGHTS = (
-        "input_norm", "q", "k", "v", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "o", "o_bias", "sinks",
-        "post_norm", "gate", "up", "down", "gate_bias", "up_bias", "down_bias",
+        *MATRICES, "input_norm", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "o_bias", "sinks",
+        "post_norm", "gate_bias", "up_bias", "down_bias",
     )  # fmt: skip
     _fields_ = [
         *((name, ctypes.c_void_p) for name in WEIGHTS),
@@ -29,11 +30,11 @@ class _Layer(ctypes.Structure):
 
 
 class _Model(ctypes.Structure):
-    SIZES = ("layers", "width", "heads", "kv_heads", "head", "inner", "vocab", "rotary", "threads")
+    SIZES = ("layers", "width", "heads", "kv_heads", "head", "inner", "vocab", "rotary", "threads", "half")
     _fields_ = [
         *((name, ctypes.c_int64) for name in SIZES),
         *((name, ctypes.c_float) for name in ("eps", "softcap", "final_softcap")),
-        *((name, ctypes.c_void_p) for name in ("embed", "norm", "output")),
+        *((name, ctypes.c_void_p) for name in ("embed", "output", "norm")),
         ("layer", ctypes.POINTER(_Layer)),
     ]
 
@@ -61,8 +62,13 @@ def obstacle(model: Decoder) -> str | None:
         return "experts"
     if model.config.head_size > _MAX_HEAD:
         return f"heads of more than {_MAX_HEAD}"
+    if type(model.embed_tokens) is not nn.Embedding or not (model.lm_head is None or type(model.lm_head) is Linear):
+        return f"an embedding of type {type(model.embed_tokens).__name__}"
+    kind = model.embed_tokens.weight.dtype
     for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32 or parameter.device.type != "cpu" or not parameter.is_contiguous():
+        alike = parameter.dtype == kind if parameter.ndim > 1 else parameter.dtype in (torch.float32, kind)
+        fits = alike and kind in (torch.float32, torch.bfloat16) and parameter.is_contiguous()
+        if not fits or parameter.device.type != "cpu":
             return f"{name} is {parameter.dtype} on {parameter.device}"
     for block in model.layers:
         if not isinstance(block, Block) or type(block.mlp) is not MLP:
@@ -83,7 +89,8 @@ def _linears(block: Block) -> dict[str, nn.Linear]:
 
 
 class CompiledPass:
-    """The pass for one model. Its weights may change in place; it holds them as they are, by address."""
+    """The pass for one model. Its weights may change in place; it holds them as they are, by address (norms and biases
+    in bf16 as copies). Whatever the weights, it computes in fp32, and so are keys, values and logits."""
 
     def __init__(self, model: Decoder) -> None:
         config = model.config
@@ -93,9 +100,9 @@ class CompiledPass:
         head = model.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
         self._model = _Model(
             config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.kv_heads, config.head_size,
-            config.intermediate_size, config.vocab_size, config.rotary_size, 1,
+            config.intermediate_size, config.vocab_size, config.rotary_size, 1, int(head.dtype == torch.bfloat16),
             config.rms_norm_eps, config.attn_logit_softcapping or 0.0, config.final_logit_softcapping or 0.0,
-            self._address(model.embed_tokens.weight), self._address(model.norm.weight), self._address(head),
+            self._address(model.embed_tokens.weight), self._address(head), self._address(model.norm.weight, plain=True),
             self._layers,
         )  # fmt: skip
         self._vocab_size = config.vocab_size
@@ -146,11 +153,14 @@ class CompiledPass:
         }  # fmt: skip
         for name, linear in _linears(block).items():
             named[name], named[f"{name}_bias"] = linear.weight, linear.bias
-        addresses = [self._address(named[name]) for name in _Layer.WEIGHTS]
+        addresses = [self._address(named[name], plain=name not in _Layer.MATRICES) for name in _Layer.WEIGHTS]
         return _Layer(*addresses, int(attention.use_rope), attention.window or 0)
 
-    def _address(self, tensor: Tensor | None) -> int | None:
+    def _address(self, tensor: Tensor | None, *, plain: bool = False) -> int | None:
+        """Where a weight lies; with `plain` as fp32, of which a short vector in bf16 gets a copy."""
         if tensor is None:
             return None
+        if plain and tensor.dtype != torch.float32:
+            tensor = tensor.detach().float()
         self._held.append(tensor)
         return tensor.data_ptr()

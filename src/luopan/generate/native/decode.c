@@ -1,4 +1,5 @@
-/* One pass of a dense decoder over new tokens of many requests, fp32, on a CPU; see native/__init__.py.
+/* One pass of a dense decoder over new tokens of many requests, fp32 (weights in bf16 too), on a CPU; see
+   native/__init__.py.
 
    Each of the M tokens has a slot of the key/value cache and a position in it. All keys and values are written first, then
    every token attends to the positions of its slot up to its own: decoding (one token per slot), reading prompts (many) and
@@ -26,7 +27,7 @@
 
 /* ---------------------------------------------------------------- vectors of LANES floats */
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #define LANES 16
 #define TILE 6       /* rows of w against four rows of x: 24 sums, 4 + 1 operands in 32 registers */
@@ -36,6 +37,9 @@ INLINE __mmask16 part_mask(int n) { return (__mmask16)((1u << n) - 1); } /* n up
 INLINE vec zero(void) { return _mm512_setzero_ps(); }
 INLINE vec load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE vec load_part(const float *p, int n) { return _mm512_maskz_loadu_ps(part_mask(n), p); }
+INLINE vec widened(__m256i a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
+INLINE vec load_half(const uint16_t *p) { return widened(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE vec load_half_part(const uint16_t *p, int n) { return widened(_mm256_maskz_loadu_epi16(part_mask(n), p)); }
 INLINE void store(float *p, vec a) { _mm512_storeu_ps(p, a); }
 INLINE void store_part(float *p, vec a, int n) { _mm512_mask_storeu_ps(p, part_mask(n), a); }
 INLINE vec fma_(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
@@ -89,6 +93,14 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 INLINE vec zero(void) { return (vec){0}; }
 INLINE vec load(const float *p) { vec a; memcpy(&a, p, sizeof a); return a; }
 INLINE vec load_part(const float *p, int n) { vec a = {0}; memcpy(&a, p, 4 * (size_t)n); return a; }
+INLINE vec load_half_part(const uint16_t *p, int n) {
+    uint32_t bits[LANES] = {0};
+    vec a;
+    for (int i = 0; i < n; i++) bits[i] = (uint32_t)p[i] << 16;
+    memcpy(&a, bits, sizeof a);
+    return a;
+}
+INLINE vec load_half(const uint16_t *p) { return load_half_part(p, LANES); }
 INLINE void store(float *p, vec a) { memcpy(p, &a, sizeof a); }
 INLINE void store_part(float *p, vec a, int n) { memcpy(p, &a, 4 * (size_t)n); }
 INLINE vec fma_(vec a, vec b, vec c) { return a * b + c; }
@@ -104,18 +116,29 @@ INLINE vec times(vec a, vec b) { return a * b; }
 INLINE vec plus(vec a, vec b) { return a + b; }
 #endif
 
+/* Matrices are fp32 or, `half`, bf16: the upper two bytes of an fp32, so that nothing but bytes to be read is saved. */
+INLINE const void *at(const void *w, int64_t i, int half) { return (const char *)w + i * (half ? 2 : 4); }
+INLINE vec load_w(const void *w, int64_t i, int half) {
+    return half ? load_half((const uint16_t *)w + i) : load((const float *)w + i);
+}
+INLINE vec load_w_part(const void *w, int64_t i, int n, int half) {
+    return half ? load_half_part((const uint16_t *)w + i, n) : load_part((const float *)w + i, n);
+}
+
 /* ---------------------------------------------------------------- what Python hands over */
 
 typedef struct {
-    const float *input_norm, *q, *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *o, *o_bias, *sinks;
-    const float *post_norm, *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
+    const void *q, *k, *v, *o, *gate, *up, *down; /* fp32 or bf16, as the model says; the others are fp32 */
+    const float *input_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *o_bias, *sinks;
+    const float *post_norm, *gate_bias, *up_bias, *down_bias;
     int64_t rotates, window; /* window 0: sees everything before it */
 } Layer;
 
 typedef struct {
-    int64_t layers, width, heads, kv_heads, head, inner, vocab, rotary, threads;
+    int64_t layers, width, heads, kv_heads, head, inner, vocab, rotary, threads, half;
     float eps, softcap, final_softcap; /* soft caps: 0 is off */
-    const float *embed, *norm, *output;
+    const void *embed, *output;
+    const float *norm;
     const Layer *layer;
 } Model;
 
@@ -136,24 +159,24 @@ typedef struct { /* the new tokens; `wanted` [n]: of which the logits are asked 
 
 /* out[0..15] = the dot products of x [K] with sixteen rows of w. whole: K is a multiple of LANES; a constant, because the
    mere presence of the other case costs a fifth (85 instead of 108 GFLOP/s below): the sums no longer stay in registers. */
-INLINE void dots_of_one(float *out, const float *x, const float *const *w, int64_t depth, int whole) {
+INLINE void dots_of_one(float *out, const float *x, const void *const *w, int64_t depth, int whole, int half) {
     vec a[BLOCK];
     for (int i = 0; i < BLOCK; i++) a[i] = zero();
     int64_t k = 0;
     for (; k + LANES <= depth; k += LANES) {
         vec b = load(x + k);
-        for (int i = 0; i < BLOCK; i++) a[i] = fma_(load(w[i] + k), b, a[i]);
+        for (int i = 0; i < BLOCK; i++) a[i] = fma_(load_w(w[i], k, half), b, a[i]);
     }
     if (!whole && k < depth) {
         vec b = load_part(x + k, (int)(depth - k));
-        for (int i = 0; i < BLOCK; i++) a[i] = fma_(load_part(w[i] + k, (int)(depth - k)), b, a[i]);
+        for (int i = 0; i < BLOCK; i++) a[i] = fma_(load_w_part(w[i], k, (int)(depth - k), half), b, a[i]);
     }
     sums(out, a);
 }
 
 /* out[TILE j + i] = row j of x times row i of w, four rows of x and TILE of w. Six of w, not four: 112 to 115 GFLOP/s of the
    118 that a core of A has, instead of 82 to 85 (MKL 91 to 96, oneDNN 94 to 99). */
-INLINE void dots_of_four(float *out, const float *x, int64_t x_stride, const float *w, int64_t depth, int whole) {
+INLINE void dots_of_four(float *out, const float *x, int64_t x_stride, const void *w, int64_t depth, int whole, int half) {
     vec a[TILE_SUMS];
     for (int i = 0; i < TILE_SUMS; i++) a[i] = zero();
     int64_t k = 0;
@@ -161,7 +184,7 @@ INLINE void dots_of_four(float *out, const float *x, int64_t x_stride, const flo
         vec b[4];
         for (int j = 0; j < 4; j++) b[j] = load(x + j * x_stride + k);
         for (int i = 0; i < TILE; i++) {
-            vec c = load(w + i * depth + k);
+            vec c = load_w(w, i * depth + k, half);
             KEEP(c);
             for (int j = 0; j < 4; j++) a[TILE * j + i] = fma_(c, b[j], a[TILE * j + i]);
         }
@@ -169,7 +192,7 @@ INLINE void dots_of_four(float *out, const float *x, int64_t x_stride, const flo
     if (!whole && k < depth) {
         int n = (int)(depth - k);
         for (int i = 0; i < TILE; i++) {
-            vec c = load_part(w + i * depth + k, n);
+            vec c = load_w_part(w, i * depth + k, n, half);
             for (int j = 0; j < 4; j++) a[TILE * j + i] = fma_(c, load_part(x + j * x_stride + k, n), a[TILE * j + i]);
         }
     }
@@ -188,49 +211,56 @@ INLINE void put(float *y, const float *out, const float *bias, int add, int widt
 }
 
 /* The addresses of `count` rows from row n of w on; beyond `to` the last one again. */
-INLINE void point(const float **row, const float *w, int64_t n, int64_t to, int64_t depth, int count) {
-    for (int i = 0; i < count; i++) row[i] = w + (n + i < to ? n + i : to - 1) * depth;
+INLINE void point(const void **row, const void *w, int64_t n, int64_t to, int64_t depth, int count, int half) {
+    for (int i = 0; i < count; i++) row[i] = at(w, (n + i < to ? n + i : to - 1) * depth, half);
 }
 
 /* Columns [from, to) of y [rows, N] (+)= x [rows, K] w[N, K]^T + bias. */
-static void multiply(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, const float *w,
-                     int64_t depth, const float *bias, int add, int64_t from, int64_t to) {
-    const float *row[BLOCK];
+INLINE void product(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, const void *w,
+                    int64_t depth, const float *bias, int add, int64_t from, int64_t to, int whole, int half) {
+    const void *row[BLOCK];
     float out[TILE_SUMS + LANES] = {0};
-    int whole = depth % LANES == 0;
+    int64_t line = half ? 32 : 16; /* weights of a cache line */
     for (int64_t top = 0; top < rows; top += ROWS) {
         int64_t bottom = top + ROWS < rows ? top + ROWS : rows;
         for (int64_t n = from; n < to; n += COLUMNS) {
             int64_t end = n + COLUMNS < to ? n + COLUMNS : to, m = top;
             /* The next columns' weights come while these are at work. */
-            const float *ahead = w + end * depth, *last = end + COLUMNS <= to ? ahead + COLUMNS * depth : ahead;
+            int64_t ahead = end * depth, last = end + COLUMNS <= to ? ahead + COLUMNS * depth : ahead;
             int64_t tiles = (bottom - top) / 4 * ((COLUMNS + TILE - 1) / TILE);
-            int64_t share = (COLUMNS * depth / (tiles + 1) + 15) / 16 * 16;
+            int64_t share = (COLUMNS * depth / (tiles + 1) + line - 1) / line * line;
             int64_t fours = top + (bottom - top) / 4 * 4;
             for (int64_t q = n; q < end && fours > top; q += TILE) {
                 /* A last tile that is not whole begins earlier, and keeps what is new. */
                 int width = end - q < TILE ? (int)(end - q) : TILE, skip = TILE - width;
                 if (q < skip) break; /* fewer columns than a tile has: below, row by row */
                 for (m = top; m < fours; m += 4) {
-                    for (const float *stop = ahead + share; ahead < stop && ahead < last; ahead += 16)
-                        __builtin_prefetch(ahead, 0, 2);
-                    const float *rows_of_w = w + (q - skip) * depth;
-                    if (whole) dots_of_four(out, x + m * x_stride, x_stride, rows_of_w, depth, 1);
-                    else dots_of_four(out, x + m * x_stride, x_stride, rows_of_w, depth, 0);
+                    for (int64_t stop = ahead + share; ahead < stop && ahead < last; ahead += line)
+                        __builtin_prefetch(at(w, ahead, half), 0, 2);
+                    dots_of_four(out, x + m * x_stride, x_stride, at(w, (q - skip) * depth, half), depth, whole, half);
                     for (int j = 0; j < 4; j++)
                         put(y + (m + j) * y_stride + q, out + TILE * j + skip, bias ? bias + q : 0, add, width);
                 }
             }
             for (; m < bottom; m++)
                 for (int64_t q = n; q < end; q += BLOCK) {
-                    point(row, w, q, end, depth, BLOCK);
-                    if (whole) dots_of_one(out, x + m * x_stride, row, depth, 1);
-                    else dots_of_one(out, x + m * x_stride, row, depth, 0);
+                    point(row, w, q, end, depth, BLOCK, half);
+                    dots_of_one(out, x + m * x_stride, row, depth, whole, half);
                     int width = end - q < BLOCK ? (int)(end - q) : BLOCK;
                     put(y + m * y_stride + q, out, bias ? bias + q : 0, add, width);
                 }
         }
     }
+}
+
+/* The same, for what the compiler must know beforehand. */
+static void multiply(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, const void *w,
+                     int64_t depth, const float *bias, int add, int64_t from, int64_t to, int64_t half) {
+    int whole = depth % LANES == 0;
+    if (whole && half) product(y, y_stride, x, x_stride, rows, w, depth, bias, add, from, to, 1, 1);
+    else if (whole) product(y, y_stride, x, x_stride, rows, w, depth, bias, add, from, to, 1, 0);
+    else if (half) product(y, y_stride, x, x_stride, rows, w, depth, bias, add, from, to, 0, 1);
+    else product(y, y_stride, x, x_stride, rows, w, depth, bias, add, from, to, 0, 0);
 }
 
 /* ---------------------------------------------------------------- norms, rotation, gate */
@@ -280,14 +310,14 @@ static void attend(float *out, const float *q, const float *keys, const float *v
     float scale = 1.0f / sqrtf((float)head), high = sink ? *sink : -INFINITY;
     int64_t count = end - first;
     for (int64_t t = 0; t < count; t += BLOCK) {
-        const float *row[BLOCK];
+        const void *row[BLOCK];
         int here = count - t < BLOCK ? (int)(count - t) : BLOCK;
         const float *block = keys + (first + t) * head;
         for (int i = 0; i < BLOCK; i++) row[i] = block + (i < here ? i : here - 1) * head;
         if (t + BLOCK < count) fetch(block + BLOCK * head, BLOCK * head);
         else fetch(values + first * head, BLOCK * head);
-        if (head % LANES == 0) dots_of_one(score + t, q, row, head, 1);
-        else dots_of_one(score + t, q, row, head, 0);
+        if (head % LANES == 0) dots_of_one(score + t, q, row, head, 1, 0);
+        else dots_of_one(score + t, q, row, head, 0, 0);
         for (int i = 0; i < here; i++) {
             float s = score[t + i] * scale;
             if (softcap > 0) s = softcap * tanhf(s / softcap);
@@ -409,6 +439,14 @@ static void attend_heads(const Model *m, const Layer *l, const Cache *c, const B
     } /* ends with a barrier */
 }
 
+/* x [width] = a token's row of the embedding. */
+static void embed(const Model *m, float *x, int64_t token) {
+    for (int64_t k = 0; k < m->width; k += LANES) {
+        int n = m->width - k < LANES ? (int)(m->width - k) : LANES;
+        store_part(x + k, load_w_part(m->embed, token * m->width + k, n, (int)m->half), n);
+    }
+}
+
 static void run_layer(const Model *m, const Layer *l, const Cache *c, const Batch *b, const Work *w, int64_t layer,
                       int64_t thread, int64_t threads) {
     int64_t n = b->count, q = m->heads * m->head, kv = m->kv_heads * m->head, from, to, top, bottom;
@@ -416,26 +454,26 @@ static void run_layer(const Model *m, const Layer *l, const Cache *c, const Batc
     normalise_rows(m, w->normed, w->x, l->input_norm, top, bottom);
     BARRIER
     part(q, BLOCK, thread, threads, &from, &to);
-    multiply(w->q, q, w->normed, m->width, n, l->q, m->width, l->q_bias, 0, from, to);
+    multiply(w->q, q, w->normed, m->width, n, l->q, m->width, l->q_bias, 0, from, to, m->half);
     part(kv, BLOCK, thread, threads, &from, &to);
-    multiply(w->k, kv, w->normed, m->width, n, l->k, m->width, l->k_bias, 0, from, to);
-    multiply(w->v, kv, w->normed, m->width, n, l->v, m->width, l->v_bias, 0, from, to);
+    multiply(w->k, kv, w->normed, m->width, n, l->k, m->width, l->k_bias, 0, from, to, m->half);
+    multiply(w->v, kv, w->normed, m->width, n, l->v, m->width, l->v_bias, 0, from, to, m->half);
     BARRIER
     place(m, l, c, b, w, layer, top, bottom);
     BARRIER
     attend_heads(m, l, c, b, w, layer, thread);
     part(m->width, BLOCK, thread, threads, &from, &to);
-    multiply(w->x, m->width, w->mixed, q, n, l->o, q, l->o_bias, 1, from, to);
+    multiply(w->x, m->width, w->mixed, q, n, l->o, q, l->o_bias, 1, from, to, m->half);
     BARRIER
     normalise_rows(m, w->normed, w->x, l->post_norm, top, bottom);
     BARRIER
     part(m->inner, BLOCK, thread, threads, &from, &to);
-    multiply(w->gate, m->inner, w->normed, m->width, n, l->gate, m->width, l->gate_bias, 0, from, to);
-    multiply(w->up, m->inner, w->normed, m->width, n, l->up, m->width, l->up_bias, 0, from, to);
+    multiply(w->gate, m->inner, w->normed, m->width, n, l->gate, m->width, l->gate_bias, 0, from, to, m->half);
+    multiply(w->up, m->inner, w->normed, m->width, n, l->up, m->width, l->up_bias, 0, from, to, m->half);
     for (int64_t row = 0; row < n; row++) swiglu(w->gate + row * m->inner, w->up + row * m->inner, from, to);
     BARRIER
     part(m->width, BLOCK, thread, threads, &from, &to);
-    multiply(w->x, m->width, w->gate, m->inner, n, l->down, m->inner, l->down_bias, 1, from, to);
+    multiply(w->x, m->width, w->gate, m->inner, n, l->down, m->inner, l->down_bias, 1, from, to, m->half);
     BARRIER
 }
 
@@ -447,7 +485,7 @@ static void run_head(const Model *m, const Batch *b, const Work *w, int64_t thre
         normalise(w->normed + i * m->width, w->x + b->wanted[i] * m->width, m->norm, m->width, m->eps);
     BARRIER
     part(m->vocab, BLOCK, thread, threads, &from, &to);
-    multiply(b->logits, m->vocab, w->normed, m->width, b->wanted_count, m->output, m->width, 0, 0, from, to);
+    multiply(b->logits, m->vocab, w->normed, m->width, b->wanted_count, m->output, m->width, 0, 0, from, to, m->half);
     if (m->final_softcap > 0)
         for (int64_t i = 0; i < b->wanted_count; i++)
             for (int64_t n = from; n < to; n++) {
@@ -469,8 +507,7 @@ void forward(const Model *m, const Cache *c, const Batch *b) {
 #endif
         int64_t from, to;
         part(b->count, 1, thread, threads, &from, &to);
-        for (int64_t row = from; row < to; row++)
-            memcpy(w.x + row * m->width, m->embed + b->token[row] * m->width, 4 * (size_t)m->width);
+        for (int64_t row = from; row < to; row++) embed(m, w.x + row * m->width, b->token[row]);
         for (int64_t layer = 0; layer < m->layers; layer++) run_layer(m, m->layer + layer, c, b, &w, layer, thread, threads);
         run_head(m, b, &w, thread, threads);
     }
