@@ -237,6 +237,15 @@ def test_stages_figures_and_samples(open_page: Open) -> None:
     assert page.locator("#stage-sft").is_disabled()
 
 
+def test_stages_in_the_list_of_runs_are_bars_of_one_height(open_page: Open) -> None:
+    page = open_page("#/runs/mine")
+    page.wait_for_selector(".run-link .dots i.waiting")
+    boxes = page.locator(".run-link .dots i").evaluate_all("all => all.map((one) => [one.className, one.offsetHeight])")
+    assert {"finished", "waiting"} <= {name for name, _ in boxes} and {height for _, height in boxes} == {4}
+    dots = page.locator(".rail-stage .state").evaluate_all("all => all.map((a) => a.offsetWidth - a.offsetHeight)")
+    assert set(dots) == {0}
+
+
 def test_a_report_opens_where_it_can_run_nothing(open_page: Open) -> None:
     page = open_page("#/runs/mine", errors_meant=True)
     page.click("[data-page='report.html']")

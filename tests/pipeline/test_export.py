@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from luopan.pipeline import export_gguf as export_gguf_module
 from luopan.pipeline.card_facts import CardOptions
 from luopan.pipeline.export import export_hf
 from luopan.pipeline.export_adapter import export_adapter
+from luopan.pipeline.export_folder import new_folder
 from luopan.pipeline.export_gguf import GgufOptions, export_gguf
 from luopan.tokens.gguf import convert_gguf
 from luopan.tokens.tokenizer import load_tokenizer
@@ -193,6 +198,54 @@ def test_an_interrupted_export_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_exports_to_one_target_do_not_mix(tmp_path: Path) -> None:
+    target = tmp_path / "o.u+t"
+    with new_folder(target, 0) as first:
+        (first / "weights").write_text("first")
+        with pytest.raises(ArtifactError, match="not overwritten"), new_folder(target, 0) as second:
+            assert second != first and not list(second.iterdir())
+            (second / "weights").write_text("second")
+            (second / "more").write_text("second")
+            target.mkdir()
+        assert not second.exists() and (first / "weights").read_text() == "first"
+        target.rmdir()
+    assert [path.name for path in target.iterdir()] == ["weights"] and list(tmp_path.iterdir()) == [target]
+    assert (target / "weights").read_text() == "first"
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    code = (
+        "import os, pathlib, sys\nfrom luopan.pipeline.export_folder import new_folder\n"
+        "with new_folder(pathlib.Path(sys.argv[1]), 0) as partial:\n"
+        "    (partial / 'half').write_text('x')\n    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(target)]).returncode == 9
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".out.partial").mkdir()  # of an older version
+    (tmp_path / ".out.notes.partial").mkdir()  # of nobody here
+    with new_folder(target, 0) as partial:
+        assert partial != left and not left.exists() and not list(partial.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.notes.partial", "out"]
+
+
+def test_names_with_spaces_are_quoted_in_commands(made: Path, tmp_path: Path) -> None:
+    target = tmp_path / 'my $(model) "x"'
+    folders = [export_hf(made, target / "hf x"), export_gguf(made, target / "gguf x")]
+    for found in folders:
+        for command in found.commands:
+            words = shlex.split(command.split(": ", 1)[1])
+            assert any(word.startswith(str(found.folder)) for word in words), command
+    command = next(line for line in folders[1].commands if line.startswith("llama.cpp"))
+    assert str(folders[1].folder / "gguf x-f16.gguf") in shlex.split(command)
+    for found in folders:
+        card = (found.folder / "README.md").read_text()
+        for block in card.split("```python\n")[1:]:
+            ast.parse(block.split("```")[0])
+        for block in card.split("```sh\n")[1:]:
+            assert any(word.startswith(found.folder.name) for word in shlex.split(block.split("```")[0]))
+
+
 def test_what_exists_is_not_overwritten(made: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -246,6 +299,15 @@ def test_an_adapters_base_can_be_named(stage: Path, tmp_path: Path) -> None:
     assert json.loads((found.folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
     card = (found.folder / "README.md").read_text()
     assert "library_name: peft" in card and "base_model: owner/base" in card and not found.notes
+
+
+def test_an_adapters_base_with_a_space_is_quoted(stage: Path, tmp_path: Path) -> None:
+    base = stage.rename(stage.parent / "a base")
+    with_adapter(base, str(base))
+    found = export_adapter(base, tmp_path / "o u t")
+    card = (found.folder / "README.md").read_text()
+    words = shlex.split(next(line for line in card.splitlines() if line.startswith("vllm serve")))
+    assert words == ["vllm", "serve", "a base", "--enable-lora", "--lora-modules", "o u t=o u t"]
 
 
 def test_no_adapter_or_half_of_one(stage: Path, tmp_path: Path) -> None:

@@ -104,17 +104,47 @@ def test_a_modelfile_says_where_to_stop_and_how_to_sample() -> None:
     assert [line for line in lines if line.startswith("PARAMETER stop")] == [
         'PARAMETER stop "<|im_end|>"',
         'PARAMETER stop "<|endoftext|>"',
-        r'PARAMETER stop "a\"b\\"',
+        'PARAMETER stop """a"b\\"""',
     ]
     for line in ("num_ctx 512", "temperature 0.7", "top_p 0.9", "repeat_penalty 1.05"):
         assert f"PARAMETER {line}" in lines
     assert made.text.endswith('SYSTEM """Be kind."""\n') and not made.notes
-    assert made.text.count('"""') == 4
+    assert made.text.count('"""') == 6
     greedy = modelfile(vocabulary(None, tokens, [0]), "./m.gguf", context=8)
     assert "PARAMETER temperature 0\n" in greedy.text and "{{ .Prompt }}" in greedy.text
     assert "PARAMETER repeat_penalty 1\n" in greedy.text  # Ollama's own is 1.1, which changes greedy tokens
     with pytest.raises(ModelError, match='holds """'):
         modelfile(vocabulary(None, tokens, [0]), "./m.gguf", context=8, system='say """')
+
+
+def as_ollama_reads(text: str, command: str) -> list[str]:
+    """Values of a command by the rule of Ollama's parser: a value ends with the first line whose end closes the mark
+    that it began with; nothing between is unescaped."""
+    found: list[str] = []
+    held = ""
+    for line in text.splitlines(keepends=True):
+        if not held and not line.startswith(f"{command} "):
+            continue
+        held += line if held else line[len(command) + 1 :]
+        value = held.strip()
+        mark = next((mark for mark in ('"""', '"') if value.startswith(mark)), "")
+        if len(value) >= 2 * len(mark) and value.endswith(mark):
+            found.append(value[len(mark) : len(value) - len(mark)])
+            held = ""
+    assert not held, "a value that does not end"
+    return found
+
+
+@pytest.mark.parametrize("system", [
+    'Say "please"', 'Say "please"\nand "thank you"', '"', '""', '"Arr!" he said.', "C:\\ is a \\ path\\", "\nlines\n\n",
+])  # fmt: skip
+def test_ollama_reads_the_texts_that_were_meant(system: str) -> None:
+    stops = ['a"b\\', "<|im_end|>", '"', "\\n", 'x "\ny']
+    made = modelfile(vocabulary(None, stops, [0, 1, 2, 3, 4]), "./m.gguf", context=8, system=system)
+    assert as_ollama_reads(made.text, "SYSTEM") == [system]
+    assert as_ollama_reads(made.text, "PARAMETER stop") == stops
+    with pytest.raises(ModelError, match='holds """'):
+        modelfile(vocabulary(None, ['a"""'], [0]), "m", context=8)
 
 
 def test_the_first_token_is_written_once() -> None:

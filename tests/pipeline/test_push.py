@@ -134,6 +134,22 @@ def test_what_must_not_go_up(folder: Path, what: str, message: str) -> None:
     assert "b" * 20 not in str(caught.value)
 
 
+@pytest.mark.parametrize("words", [
+    "data: multitask-instruction-following-v2", "risk-averse_decision-making-under-pressure", "alhf_" + "x" * 40,
+])  # fmt: skip
+def test_ordinary_words_are_no_keys(folder: Path, words: str) -> None:
+    (folder / "notes.txt").write_text(words)
+    assert "notes.txt" in [name for name, _ in check_upload(folder).files]
+
+
+@pytest.mark.parametrize("before", ["", "key=", '"', "OPENAI_", "\n"])
+@pytest.mark.parametrize("key", ["sk-" + "b" * 30, "sk-proj-" + "b" * 30, "hf_" + "b" * 34])
+def test_keys_are_found_wherever_a_word_starts(folder: Path, before: str, key: str) -> None:
+    (folder / "notes.txt").write_text(f"login {before}{key}")
+    with pytest.raises(LuopanError, match="holds what looks like"):
+        check_upload(folder)
+
+
 def test_a_gguf_folder_must_be_whole(stage: Path, tmp_path: Path) -> None:
     folder = export_gguf(stage, tmp_path / "toy", card=CardOptions(license="mit")).folder
     assert check_upload(folder).kind == "gguf"

@@ -6,6 +6,8 @@ that `tokens/templates.py` has from their documentation.
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,11 +31,21 @@ class Use:
     def commands(self, folder: Path) -> list[str]:
         """The shell commands, for printing."""
         return [
-            f"{title}: {line.replace('@DIR@', str(folder))}"
+            f"{title}: {placed(line, language, str(folder))}"
             for title, language, code, _ in self.sections
             if language == "sh"
             for line in code.splitlines()
         ]
+
+
+def placed(code: str, language: str, folder: str) -> str:
+    """`code` with the folder's name for @DIR@, quoted as the language needs it."""
+    return code.replace("@DIR@", shlex.quote(folder) if language == "sh" else inside_string(folder))
+
+
+def inside_string(text: str) -> str:
+    """`text` as it stands between the quotation marks of a Python string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def use_of_folder(folder: Path, name: str) -> Use:
@@ -63,20 +75,21 @@ def use_of_gguf(source: Path, file: Path, notes: list[str]) -> Use:
     template = load_tokenizer(source).chat_template
     info = identify(template) if isinstance(template, str) else None
     facts = template_facts(template if isinstance(template, str) else None, info)
+    name, in_python = shlex.quote(file.name), inside_string(file.name)
     python = (
         "from llama_cpp import Llama\n\n"
-        f'model = Llama("@DIR@/{file.name}", n_ctx=0)\n'
+        f'model = Llama("@DIR@/{in_python}", n_ctx=0)\n'
         'print(model.create_chat_completion([{"role": "user", "content": "Hello!"}], temperature=0.0))\n'
         if template
         else "from llama_cpp import Llama\n\n"
-        f'model = Llama("@DIR@/{file.name}", n_ctx=0)\n'
+        f'model = Llama("@DIR@/{in_python}", n_ctx=0)\n'
         'print(model("Once", max_tokens=64, temperature=0.0))\n'
     )
     unrun = "Not run where this card was written."
     sections = [
-        ("llama.cpp", "sh", f"llama-cli -m @DIR@/{file.name}{' --jinja' if template else ''}", unrun),
+        ("llama.cpp", "sh", f"llama-cli -m @DIR@/{name}{' --jinja' if template else ''}", unrun),
         ("llama-cpp-python", "python", python, ""),
-        ("Ollama", "sh", f"ollama create {file.stem.lower()} -f @DIR@/Modelfile", unrun),
+        ("Ollama", "sh", f"ollama create {shlex.quote(file.stem.lower())} -f @DIR@/Modelfile", unrun),
     ]
     return Use(sections, notes, facts, library="gguf")
 

@@ -7,6 +7,7 @@ as the stage recorded it, which is a path of this machine unless another name is
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -105,10 +106,10 @@ def _use(folder: Path, name: str, base: str, notes: list[str]) -> Use:
     facts = template_facts(source, identify(source) if source else None)
     code = (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})\n"
+        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base, ensure_ascii=False)})\n"
         'model = PeftModel.from_pretrained(base, "@DIR@")\n'
     )
-    vllm = f"vllm serve {base} --enable-lora --lora-modules {name}=@DIR@"
+    vllm = f"vllm serve {shlex.quote(base)} --enable-lora --lora-modules {shlex.quote(name)}=@DIR@"
     return Use(
         [("peft", "python", code, ""), ("vLLM", "sh", vllm, "Not run where this card was written.")], notes, facts
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,21 +25,61 @@ if TYPE_CHECKING:
 def new_folder(target: Path, bytes_needed: int) -> Iterator[Path]:
     """A folder to write into that becomes `target` when the block ends well; nothing is left when it does not.
 
+    Each export writes into a folder of its own, so that two to one target do not mix: the first to end has it.
     Raises ArtifactError where `target` exists, DiskFullError where there is no room for `bytes_needed`.
     """
     refuse_existing(target)
     ensure_free_space(target, bytes_needed)
-    partial = target.with_name(f".{target.name}.partial")
     with mend_os_errors(target):
-        if partial.exists():  # of an export that was killed
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(target)
+        partial, lock = _own_partial(target)
         try:
             yield partial
             refuse_existing(target)  # somebody else's, meanwhile
             replace_folder(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
+
+
+def _own_partial(target: Path) -> tuple[Path, int]:
+    """A new hidden folder beside `target` that no other export uses, and its lock, dropped when the process dies."""
+    while True:
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+        partial.mkdir()
+        lock = os.open(partial, os.O_RDONLY)
+        if _locked(lock) is not False and partial.exists():
+            return partial, lock
+        os.close(lock)  # between the two lines another export took it for left over
+
+
+def _remove_left_over(target: Path) -> None:
+    """Remove what exports to `target` that were killed have left; what a living one writes is locked, and stays."""
+    ours = re.compile(re.escape(f".{target.name}.") + r"([0-9a-f]{8}\.)?partial")
+    for path in target.parent.iterdir():
+        if not ours.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+            continue
+        try:
+            lock = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # ended meanwhile
+            continue
+        try:
+            if _locked(lock):
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Take the lock of an open folder: whether it was free; None where the file system has no locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in {errno.EWOULDBLOCK, errno.EACCES} else None
+    return True
 
 
 def refuse_existing(target: Path) -> None:

@@ -18,7 +18,7 @@ from luopan.artifacts import atomic_write_text
 from luopan.errors import ModelError
 from luopan.pipeline.card_facts import FACTS, CardFacts, CardOptions, collect_facts
 from luopan.pipeline.card_licences import HUB_LICENCES
-from luopan.pipeline.card_use import Use
+from luopan.pipeline.card_use import Use, placed
 
 NOT_RECORDED = "not recorded"
 CURVE_FILE = "loss.png"
@@ -137,7 +137,7 @@ def _pretrained(facts: CardFacts) -> bool:
 
 
 def _use(title: str, language: str, code: str, remark: str, name: str) -> str:
-    shown = code.replace("@DIR@", name).rstrip("\n")
+    shown = placed(code, language, name).rstrip("\n")
     return f"### {title}\n\n```{language}\n{shown}\n```" + (f"\n\n{remark}" if remark else "")
 
 

@@ -52,16 +52,26 @@ def modelfile(
     given.setdefault("repetition_penalty", 1)
     lines += [f"PARAMETER {name} {given[key]:g}" for key, name in _PARAMETERS.items() if key in given]
     if system is not None:
-        if '"""' in system:
-            raise ModelError('the system prompt holds """, which ends a text in a Modelfile')
-        lines += ["", f'SYSTEM """{system}"""']
+        lines += ["", f"SYSTEM {quoted(system, always_three=True)}"]
     return Modelfile("\n".join(lines) + "\n", notes)
 
 
-def quoted(text: str) -> str:
-    """A value of a Modelfile in quotation marks."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def quoted(text: str, *, always_three: bool = False) -> str:
+    """A value of a Modelfile: in one quotation mark each side, or three where it holds one itself.
+
+    Ollama knows no escapes (its `parser.go`, read on 2026-11-23): a value ends with the first line that ends on the
+    mark it began with, and between the outermost marks everything is taken as it is. So a text that ends on `"`
+    gives four in a row, which is read right; one that holds three is refused with ModelError.
+    """
+    if '"""' in text:
+        raise ModelError(f'{shortened(text)} holds """, which ends a text in a Modelfile')
+    mark = '"""' if always_three or '"' in text else '"'
+    return f"{mark}{text}{mark}"
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, for a message."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 def _template(vocabulary: Vocabulary, notes: list[str]) -> list[str]:

@@ -18,9 +18,10 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib
 PRIVATE_NAMES = re.compile(
     r"\.env(\..*)?|\.netrc|\.git|\.hf_token|id_(rsa|ed25519|ecdsa)|.*\.(pem|key|p12|kdbx)|credentials(\.json)?|token(\.txt)?"
 )
+# A key starts a word: `multitask-instruction-following` holds sk- and is none.
 SECRETS = (
-    (re.compile(rb"hf_[A-Za-z0-9]{30,}"), "a Hugging Face token"),
-    (re.compile(rb"sk-[A-Za-z0-9_-]{20,}"), "an API key"),
+    (re.compile(rb"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}"), "a Hugging Face token"),
+    (re.compile(rb"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}"), "an API key"),
     (re.compile(rb"gh[pousr]_[A-Za-z0-9]{36}"), "a GitHub token"),
     (re.compile(rb"AKIA[0-9A-Z]{16}"), "an AWS key"),
     (re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"), "a private key"),
