@@ -7,7 +7,8 @@
    sum runs in an order that depends on its own length alone.
 
    The matrices are torch's own [out, in], not packed: a product is a block of dot products, whose lanes are summed for
-   sixteen at once. One parallel region runs the whole pass; threads share out columns, heads and rows, and meet at barriers. */
+   sixteen at once. One parallel region runs the whole pass; threads share out columns, heads and rows, and meet at
+   barriers. */
 
 #include <math.h>
 #include <stdint.h>
@@ -174,9 +175,10 @@ INLINE void dots_of_one(float *out, const float *x, const void *const *w, int64_
     sums(out, a);
 }
 
-/* out[TILE j + i] = row j of x times row i of w, four rows of x and TILE of w. Six of w, not four: 112 to 115 GFLOP/s of the
-   118 that a core of A has, instead of 82 to 85 (MKL 91 to 96, oneDNN 94 to 99). */
-INLINE void dots_of_four(float *out, const float *x, int64_t x_stride, const void *w, int64_t depth, int whole, int half) {
+/* out[TILE j + i] = row j of x times row i of w, four rows of x and TILE of w. Six of w, not four: 112 to 115 GFLOP/s of
+   the 118 that a core of A has, instead of 82 to 85 (MKL 91 to 96, oneDNN 94 to 99). */
+INLINE void dots_of_four(float *out, const float *x, int64_t x_stride, const void *w, int64_t depth, int whole,
+                         int half) {
     vec a[TILE_SUMS];
     for (int i = 0; i < TILE_SUMS; i++) a[i] = zero();
     int64_t k = 0;
