@@ -21,9 +21,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerFast
 
+from luopan.serve.bounded import Bounded
 from luopan.serve.plain_http import Refusal, json_body, plain_router
 from luopan.tokens.templates import TEMPLATES, identify, template_source
 
@@ -35,14 +36,14 @@ WAITING = 8
 Json = dict[str, Any]
 
 
-class Ask(BaseModel):
+class Ask(Bounded):
     """What to render or to look at. Either `source` or a model's own template; without a `tokenizer`, a stand-in."""
 
     model_config = ConfigDict(extra="forbid")
     source: str | None = Field(default=None, max_length=SOURCE_CHARACTERS)
     tokenizer: str | None = Field(default=None, max_length=300)
-    messages: list[Json] = Field(default=[], max_length=1000)
-    tools: list[Json] | None = Field(default=None, max_length=200)
+    messages: list[Json] = Field(fail_fast=True, default=[], max_length=1000)
+    tools: list[Json] | None = Field(fail_fast=True, default=None, max_length=200)
     chat_template_kwargs: Json = {}
     prompt: bool = False
     train_on: Literal["assistant", "last_turn", "all"] = "assistant"

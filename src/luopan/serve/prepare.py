@@ -110,8 +110,6 @@ def texts(served: ServedModel, given: Any, field: str) -> list[list[int]]:
 def _encoded(served: ServedModel, given: Any, field: str) -> list[list[int]]:
     if isinstance(given, str) or isinstance(given[0], int):
         given = [given]
-    if len(given) > 2048:
-        raise refusal(field, f"{field}: {len(given)} in one request, 2048 are the most")
     tokenizer = served.generator.tokenizer
     found = [list(encode_text(tokenizer, one).input_ids[:-1]) if isinstance(one, str) else list(one) for one in given]
     if any(not ids for ids in found):
