@@ -56,7 +56,7 @@ class Vote(Bounded):
     session: Name
     prompt: Json
     answers: list[Said] = Field(fail_fast=True, min_length=2, max_length=8)
-    parameters: Json = {}
+    parameters: Json = Field(default={})
     vote: Literal["win", "tie", "bad"]
     winner: str | None = None
     blind: bool = True
