@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -88,7 +89,7 @@ class RenderWorker:
         """End the process for good. A request that it is busy with fails at once."""
         self._closed = True
         if (process := self._process) is not None:
-            process.kill()
+            _kill(process)
         with self._lock:
             self._stop()
 
@@ -104,6 +105,7 @@ class RenderWorker:
             stdout=subprocess.PIPE,
             env=worker_environment(),
             bufsize=0,
+            start_new_session=True,  # it is killed with what it has forked, which holds the same pipes
         )
         weakref.finalize(self, _end, self._process)
         os.set_blocking(self._process.stdin.fileno(), False)  # type: ignore[union-attr]  # it is a pipe
@@ -269,5 +271,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 stream.close()
             except OSError:
                 continue
-    process.kill()
+    _kill(process)
     process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:  # else its number may be another's by now
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
