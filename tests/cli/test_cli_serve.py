@@ -117,6 +117,7 @@ def test_a_taken_port_is_said_in_a_line(refusal: Refusal, run_folder: Path) -> N
         (["--name", "a", "--name", "b"], "2 names for 1 models"),
         (["--port", "99999"], "port"),
         (["--max-batch", "0"], "max-batch"),
+        (["--max-cache-gb", "0"], "max_cache_gb"),
         (["--device", "quantum"], "there is no device 'quantum'"),
         (["--quantize", "int3"], "quantize"),
     ],

@@ -249,7 +249,7 @@ def test_names_that_are_not_this_machines(server: Running, http: httpx.Client) -
 
 def test_pages_of_other_origins_may_not_ask(server: Running, http: httpx.Client) -> None:
     body = {"model": "noise", "messages": [MESSAGE], "max_tokens": 2}
-    for origin in ("https://evil.example", "null"):
+    for origin in ("https://evil.example", "null", "http://[", "http://[::1", ""):
         assert refused(http.post(CHAT, json=body, headers={"origin": origin}), 403)["code"] == "foreign_origin"
     assert http.post(CHAT, json=body, headers={"origin": server.url}).status_code == 200
     assert "access-control-allow-origin" not in http.get("/health", headers={"origin": "https://evil.example"}).headers
@@ -288,6 +288,11 @@ def test_keys(tokenizer: PreTrainedTokenizerFast) -> None:
                 assert answer.headers["www-authenticate"] == "Bearer"
         assert http.get("/health").status_code == 200
         assert http.get("/v1/models", headers={"authorization": "Bearer söcret".encode()}).status_code == 200
+    for last in ("Р", "…x…Ѕ"):  # their last bytes, A0 and 85, are white space in latin-1
+        with running([model], api_key=last) as server, server.http() as http:
+            for given in (last, f" {last}"):
+                authorised = {"authorization": f"Bearer {given}".encode()}
+                assert http.get("/v1/models", headers=authorised).status_code == 200
     with running([model], api_key="secret") as server:
         with pytest.raises(openai.AuthenticationError):
             server.client(api_key="wrong").models.list()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pydoc_data.topics
+import select
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +202,115 @@ def test_too_many_at_once_are_told_to_come_again(
     with pytest.raises(Refusal) as caught:
         worker.ask({"operation": "render"}, 1.0)
     assert caught.value.status == 429
+
+
+def test_the_other_process_is_told_no_secrets(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    for name in ("LUOPAN_API_KEY", "HF_TOKEN", "ANYTHING_AT_ALL"):
+        monkeypatch.setenv(name, "secret-of-the-server")
+    worker = RenderWorker({"m": tokenizer})
+    try:
+        worker.warm()
+        assert worker._process is not None
+        told = psutil.Process(worker._process.pid).environ()
+        assert "PATH" in told and "secret-of-the-server" not in told.values()
+    finally:
+        worker.close()
+
+
+def test_the_other_process_ends_with_the_application(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from serve_kit import served, tiny_model
+
+    from luopan.serve.app import create_app
+    from luopan.serve.config import ServeSettings
+
+    workers = []
+
+    class Noted(RenderWorker):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            workers.append(self)
+
+    monkeypatch.setattr(playground, "RenderWorker", Noted)
+    model = served(tiny_model(len(tokenizer)), tokenizer, "m")
+    with TestClient(create_app([model], ServeSettings(runs=tmp_path)), base_url="http://localhost") as client:
+        assert client.post("/api/templates/warm").status_code == 204
+        [worker] = workers
+        process = worker._process
+        assert process is not None and process.poll() is None
+    assert process.poll() is not None
+    with pytest.raises(Refusal) as caught:
+        worker.ask({"operation": "lint"}, 1.0)
+    assert caught.value.status == 503
+
+
+def test_a_closed_worker_lets_go_of_what_it_was_asked(tokenizer: PreTrainedTokenizerFast) -> None:
+    worker = RenderWorker({"m": tokenizer})
+    worker.warm()
+    ask = {"operation": "render", "tokenizer": "m", "source": LOOP, "messages": TALK, "prompt": False}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(worker.ask, {**ask, "train_on": "assistant"}, 30.0)
+        time.sleep(0.5)
+        began = time.monotonic()
+        worker.close()
+        with pytest.raises(Refusal):
+            asked.result()
+    assert time.monotonic() - began < 5
+
+
+def test_a_process_that_does_not_read_is_killed(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    worker = RenderWorker({"m": tokenizer})
+    worker.warm()
+    process = worker._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(Refusal) as caught:
+        worker._send(b"x" * (1 << 22), 0.5)  # more than a pipe holds
+    assert caught.value.code == "worker" and time.monotonic() - began < 5
+    assert process.poll() is not None
+
+
+def test_pipes_are_watched_whatever_their_number() -> None:
+    import fcntl
+    import resource
+
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2100:
+        pytest.skip("fewer than 2,100 files may be open")
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(writing, fcntl.F_DUPFD, 2000)
+    try:
+        assert playground._ready(high, select.POLLOUT, 1.0)
+        assert not playground._ready(reading, select.POLLIN, 0.05)
+    finally:
+        for one in (reading, writing, high):
+            os.close(one)
+
+
+def test_the_limits_hold_where_there_is_no_proc(tmp_path: Path) -> None:
+    """As on macOS: what bounds memory is left out, the rest is not."""
+    code = (
+        "import resource, sys; from pathlib import Path; from luopan.serve.playground_worker import _limit; "
+        "_limit(3, Path(sys.argv[1])); "
+        "print(*[resource.getrlimit(one)[0] for one in (resource.RLIMIT_CPU, resource.RLIMIT_AS)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", str(resource_limit())]
+
+
+def resource_limit() -> int:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0]
 
 
 def test_a_worker_that_was_killed_is_started_again(client: TestClient) -> None:

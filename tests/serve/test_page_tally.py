@@ -89,6 +89,8 @@ def test_the_interval_is_that_of_scipy(wins: int, n: int) -> None:
         ({"vote": "maybe"}, "vote"),
         ({"winner": "c"}, "winner"),
         ({"vote": "tie"}, "winner"),
+        ({"vote": "tie", "winner": "c"}, "winner"),
+        ({"vote": "bad", "winner": "c"}, "winner"),
         ({"winner": None}, "winner"),
         ({"answers": [{"model": "a", "texts": ["x"]}]}, "answers"),
         ({"answers": [{"model": "a", "texts": ["x"]}] * 2}, "itself"),
@@ -127,6 +129,20 @@ def test_half_a_line_and_foreign_lines_are_passed_over(client: TestClient, file:
     data = client.get("/api/compare/votes").json()
     assert data["count"] == 2 and data["models"][0]["votes"] == 2
     assert file.read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"suite": 5}, {"suite": None}, {"suite": []}, {"session": {}}, {"id": 3}, {"time": 0}, {"winner": ["a"]},
+     {"winner": "c"}, {"vote": "tie"}, {"vote": "tie", "winner": "c"}],
+)  # fmt: skip
+def test_a_line_that_somebody_has_spoilt_is_passed_over(client: TestClient, file: Path, change: dict[str, Any]) -> None:
+    client.post("/api/compare/votes", json=vote())
+    whole = json.loads(file.read_text("utf-8"))
+    with open(file, "a", encoding="utf-8") as out:
+        out.write(json.dumps(whole | change) + "\n" + json.dumps(whole | {"suite": "t"}) + "\n")
+    data = client.get("/api/compare/votes").json()
+    assert data["count"] == 2 and data["suites"] == ["s", "t"]
 
 
 def test_votes_are_counted_by_suite_and_session(client: TestClient) -> None:

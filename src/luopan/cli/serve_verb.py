@@ -60,6 +60,12 @@ def serve(
     ] = None,
     max_batch: Annotated[int, typer.Option(metavar="N", min=1, help="Requests that run at once, for each model.")] = 32,
     max_queue: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that may wait, for each model.")] = 256,
+    max_cache_gb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB", help="Memory for keys and values, all models together; default: half of what is free."
+        ),
+    ] = None,
     max_body_mb: Annotated[float, typer.Option(metavar="MB", min=0.01, help="The largest request.")] = 8.0,
     request_timeout: Annotated[float, typer.Option(metavar="S", min=0.1, help="Seconds for a whole answer.")] = 600.0,
     drain_seconds: Annotated[
@@ -97,6 +103,7 @@ def serve(
         max_body_bytes=int(max_body_mb * MIB),
         max_queue=max_queue,
         max_batch=max_batch,
+        max_cache_gb=max_cache_gb,
         request_timeout=request_timeout,
         drain_seconds=drain_seconds,
         runs=runs,

@@ -201,9 +201,9 @@ class ForcedCall:
         pieces = self._kept(self._reply.finish())
         try:
             said = json.loads(self._text)
-        except ValueError:
+            arguments = json.dumps(said["arguments"], ensure_ascii=False)
+        except (ValueError, RecursionError):  # cut off, or nested too deeply to be read
             return pieces
-        arguments = json.dumps(said["arguments"], ensure_ascii=False)
         self.tool_calls.append(ToolCall(f"call_{secrets.token_hex(12)}", said["name"], arguments))
         return pieces
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from luopan.serve.answers import Answer, Update, answer_parser
 from luopan.serve.desk import Desk, follow, unless_gone
-from luopan.serve.prepare import Prepared, chat
+from luopan.serve.prepare import Prepared, chat, generations
 from luopan.serve.protocol import ChatRequest
 from luopan.serve.responses import ERRORS, ChatCompletion
 from luopan.serve.stream import DONE, EventStream, event
@@ -31,7 +31,8 @@ def chat_router(desk: Desk) -> APIRouter:
         """Answer a conversation; with `stream`, piece by piece as server-sent events that end with `[DONE]`."""
         served, worker = desk.find(body.model)
         deadline = desk.deadline()
-        prepared = await unless_gone(request, desk.prepare(chat, served, body))
+        worker.check_count(generations(body))
+        prepared = await unless_gone(request, desk.prepare(chat, served, body), deadline)
         writer = _Writer(body, prepared, desk.bytes[body.model])
         answers = [
             Answer(

@@ -14,9 +14,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from luopan.serve.answers import Answer, PlainText, Update
+from luopan.serve.bounded import MAX_PROMPTS
 from luopan.serve.desk import Desk, follow, unless_gone
 from luopan.serve.models import ServedModel
-from luopan.serve.prepare import Prepared, completion
+from luopan.serve.prepare import Prepared, completion, generations
 from luopan.serve.protocol import CompletionRequest
 from luopan.serve.responses import ERRORS, Completion
 from luopan.serve.scoring import prompt_logprobs
@@ -36,12 +37,14 @@ def completion_router(desk: Desk) -> APIRouter:
         """Continue a text; with `stream`, piece by piece as server-sent events that end with `[DONE]`."""
         served, worker = desk.find(body.model)
         deadline = desk.deadline()
-        prepared = await unless_gone(request, desk.prepare(completion, served, body))
+        # A prompt that is only scored has no generation; its answers are bounded all the same.
+        worker.check_count(generations(body), least=MAX_PROMPTS if body.max_tokens == 0 else 0)
+        prepared = await unless_gone(request, desk.prepare(completion, served, body), deadline)
         tokenizer = served.generator.tokenizer
         token_bytes = desk.bytes[body.model]
         writer = _Writer(body, prepared, token_bytes)
         if body.echo:
-            writer.echoes = await unless_gone(request, _echoes(served, worker, prepared))
+            writer.echoes = await unless_gone(request, _echoes(served, worker, prepared), deadline)
         answers = [Answer(PlainText(tokenizer, prepared.stop), prepared.ends, token_bytes) for _ in prepared.asks]
         source = follow(worker, worker.submit(prepared.asks), answers, deadline) if answers else _nothing(prepared)
         if not body.stream:

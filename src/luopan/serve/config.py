@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from luopan.errors import RecipeError
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 
 class ServeSettings(BaseModel):
@@ -20,7 +20,8 @@ class ServeSettings(BaseModel):
     and /api; None: nothing. cors_origins: web pages of which other origins may ask ("*": any). allowed_hosts: names by
     which a server on a loopback address may be called beside localhost and its addresses.
     max_body_bytes: of one request. max_queue: how many requests may wait per model, above those that run. max_batch:
-    how many run at once per model. request_timeout: seconds from a request's arrival to its last token. drain_seconds:
+    how many run at once per model. max_cache_gb: GiB of keys and values, all models together; None: half of what is
+    free when the server starts. request_timeout: seconds from a request's arrival to its last token. drain_seconds:
     how long running requests may go on once the server is told to end.
     runs: the folder whose runs the page shows. tally: the file of its votes (default: votes.jsonl in `runs`). page:
     whether there is a page.
@@ -36,6 +37,7 @@ class ServeSettings(BaseModel):
     max_body_bytes: int = Field(default=8 * MIB, ge=1024)
     max_queue: int = Field(default=256, ge=0)
     max_batch: int = Field(default=32, ge=1)
+    max_cache_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     request_timeout: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     runs: Path = Path("runs")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from luopan.generate.engine import Engine, free_memory
 from luopan.serve.answers import Answer, Update
-from luopan.serve.config import ServeSettings
-from luopan.serve.errors import ApiError, too_many
+from luopan.serve.config import GIB, ServeSettings
+from luopan.serve.errors import ApiError, too_late, too_many
 from luopan.serve.metrics import Metrics
 from luopan.serve.models import ServedModel
 from luopan.serve.ticket import Ticket
@@ -36,14 +39,16 @@ class Desk:
         self.settings, self.metrics = settings, Metrics()
         self.models = {model.name: model for model in models}
         assert len(self.models) == len(models), "models of the same name"
-        self.workers = {name: self._worker(model) for name, model in self.models.items()}
+        shares = cache_shares([model.generator.engine for model in models], settings)
+        self.workers = {model.name: self._worker(model, share) for model, share in zip(models, shares, strict=True)}
         self.bytes = {name: TokenBytes(model.generator.tokenizer) for name, model in self.models.items()}
         self.entries: Mapping[str, dict[str, Any]] = {name: model.entry() for name, model in self.models.items()}
         self._threads = ThreadPoolExecutor(_THREADS, "luopan-prepare")
-        self._preparing = 0
+        self._preparing, self._counting = 0, Lock()
 
-    def _worker(self, model: ServedModel) -> Worker:
-        engine = model.generator.engine
+    def _worker(self, model: ServedModel, share: int) -> Worker:
+        engine = copy.copy(model.generator.engine)  # it holds nothing but what it was told
+        engine.max_cache_bytes = share
         slots = min(self.settings.max_batch, engine.max_batch)
         held = min(engine.room(), slots * engine.context)
         meter = self.metrics.of(model.name, held)
@@ -74,13 +79,44 @@ class Desk:
 
     async def prepare(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run what takes a while in a thread beside the event loop; ApiError 429 where too many wait for that."""
-        if self._preparing >= max(16, self.settings.max_queue):
-            raise too_many("too many requests; try again later")
-        self._preparing += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-        finally:
+        with self._counting:
+            if self._preparing >= max(16, self.settings.max_queue):
+                raise too_many("too many requests; try again later")
+            self._preparing += 1
+        work = self._threads.submit(function, *arguments)
+        work.add_done_callback(self._prepared)  # one whose client is gone keeps its thread until it is done
+        return await asyncio.wrap_future(work)
+
+    def _prepared(self, _work: Future[Any]) -> None:
+        with self._counting:
             self._preparing -= 1
+
+
+def cache_shares(engines: Sequence[Engine], settings: ServeSettings) -> list[int]:
+    """Bytes of keys and values for each engine: `max_cache_gb`, or half of what its device has free, divided among all
+    there. None gets more than all its slots can fill; what that leaves goes to the others. A bound that an engine
+    brings along holds besides."""
+    devices = [next(engine.model.parameters()).device for engine in engines]
+    shares = [0] * len(engines)
+    groups: list[list[int]] = []
+    if settings.max_cache_gb is not None:
+        groups = [list(range(len(engines)))]
+    else:
+        groups = [[i for i, one in enumerate(devices) if one == device] for device in dict.fromkeys(devices)]
+    for group in groups:
+        given = settings.max_cache_gb
+        left = free_memory(devices[group[0]]) // 2 if given is None else int(given * GIB)
+        needs = {i: _most_bytes(engines[i], settings) for i in group}
+        for place, i in enumerate(sorted(group, key=needs.__getitem__)):
+            shares[i] = max(1, min(needs[i], left // (len(group) - place)))
+            left -= shares[i]
+    return shares
+
+
+def _most_bytes(engine: Engine, settings: ServeSettings) -> int:
+    """What the keys and values of all its slots take when every context is full."""
+    most = min(settings.max_batch, engine.max_batch) * engine.context * engine.bytes_per_token
+    return most if engine.max_cache_bytes is None else min(most, engine.max_cache_bytes)
 
 
 async def follow(
@@ -100,14 +136,16 @@ async def follow(
         worker.cancel(ticket)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client closes the connection: ClientGone."""
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
+    """The result of `work`, which is cancelled as soon as the client closes the connection (ClientGone), or at the
+    deadline, by the loop's clock (ApiError 504)."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(gone(request.receive))
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+        await asyncio.wait({task, watch}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientGone if watch.done() else too_late()
         return task.result()
     finally:
         for one in (task, watch):

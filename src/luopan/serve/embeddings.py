@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,14 +32,16 @@ def embedding_router(desk: Desk) -> APIRouter:
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """A vector of length 1 for each text."""
         served, worker = desk.find(body.model)
+        deadline = desk.deadline()
         model = served.generator.model
         size = model.config.hidden_size
         if body.dimensions not in (None, size):
             raise refusal("dimensions", f"this model's vectors have {size} numbers; they cannot be shortened")
-        encoded = await unless_gone(request, desk.prepare(texts, served, body.input, "input"))
+        encoded = await unless_gone(request, desk.prepare(texts, served, body.input, "input"), deadline)
         data: list[dict[str, Any]] = []
         for index, ids in enumerate(encoded):
-            vector = await unless_gone(request, worker.call(lambda ids=ids: mean_state(model, ids)))  # type: ignore[misc]
+            work = worker.call(partial(mean_state, model, ids))
+            vector = await unless_gone(request, work, deadline)
             made: list[float] | str = vector
             if body.encoding_format == "base64":
                 made = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()

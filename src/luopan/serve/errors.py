@@ -52,10 +52,18 @@ def too_many(message: str) -> ApiError:
     return ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
 
 
+def too_late() -> ApiError:
+    """A 504; clients need not try again by themselves."""
+    message = "the request took longer than this server allows (--request-timeout)"
+    return ApiError(504, message, code="timeout", headers={"x-should-retry": "false"})
+
+
 def from_luopan(error: LuopanError, param: str | None = None) -> ApiError:
     """An error that the client can mend as a 400, any other as a 500."""
     text = error.message if error.where is None else f"{error.where}: {error.message}"
-    text = f"{text} ({error.hint})" if error.hint else text
+    if error.hint:  # what a caller of the engine would be told, in this server's words
+        hint = error.hint.replace("max_cache_bytes", "--max-cache-gb").replace("max_new_tokens", "max_tokens")
+        text = f"{text} ({hint})"
     status = 400 if isinstance(error, DataError | RecipeError) else 500
     return ApiError(status, printable(text), param=param if status == 400 else None)
 

@@ -83,13 +83,18 @@ class Gate:
 
     def _own(self, origin: str, host: str) -> bool:
         allowed = self.settings.cors_origins
-        return "*" in allowed or origin in allowed or urlsplit(origin).netloc == host
+        if "*" in allowed or origin in allowed:
+            return True
+        try:
+            return urlsplit(origin).netloc == host
+        except ValueError:  # `http://[` and the like
+            return False
 
     def _check_key(self, given: str) -> ApiError | None:
         scheme, _, key = given.partition(" ")
         if scheme.lower() != "bearer" or not key:
             message = "this server asks for an API key: send Authorization: Bearer KEY"
-        elif hmac.compare_digest(key.strip().encode("latin-1"), (self.settings.api_key or "").encode()):
+        elif hmac.compare_digest(key.strip(" \t").encode("latin-1"), (self.settings.api_key or "").encode()):
             return None
         else:
             message = "the API key is wrong"

@@ -30,10 +30,13 @@ def listing_router(desk: Desk, gate: GateState) -> APIRouter:
     @router.get("/health", response_model=Health, responses={503: {"model": Health}, **_without_503()})
     async def health() -> Response:
         """200 while requests are taken, else 503."""
-        dead = [name for name, worker in desk.workers.items() if not worker.alive]
-        status = "failed" if dead else "draining" if gate.draining else "ok"
+        dead = [f"the thread of {name} has ended" for name, worker in desk.workers.items() if not worker.alive]
+        reasons = dead + [worker.trouble for worker in desk.workers.values() if worker.alive and worker.trouble]
+        status = "failed" if reasons else "draining" if gate.draining else "ok"
         running = sum(worker.inside for worker in desk.workers.values())
         content: dict[str, Any] = {"status": status, "models": list(desk.models), "running": running}
+        if reasons:
+            content["reason"] = "; ".join(reasons)
         return JSONResponse(content, 200 if status == "ok" else 503)
 
     @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **ERRORS}, response_class=Response)

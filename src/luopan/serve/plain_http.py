@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -66,9 +67,11 @@ class PlainRoute(APIRoute):
         return handle
 
 
-def plain_router() -> APIRouter:
-    """A router of such routes, which the API's description leaves out."""
-    return APIRouter(route_class=PlainRoute, include_in_schema=False, default_response_class=PlainJson)
+def plain_router(lifespan: Callable[[Any], AbstractAsyncContextManager[None]] | None = None) -> APIRouter:
+    """A router of such routes, which the API's description leaves out. `lifespan`: what goes on as long as its app."""
+    return APIRouter(
+        route_class=PlainRoute, include_in_schema=False, default_response_class=PlainJson, lifespan=lifespan
+    )
 
 
 def _finite(value: Any) -> Any:

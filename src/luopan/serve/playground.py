@@ -10,20 +10,23 @@ import json
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from threading import Lock, Semaphore
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerFast
 
+from luopan.serve.bounded import Bounded
 from luopan.serve.plain_http import Refusal, json_body, plain_router
 from luopan.tokens.templates import TEMPLATES, identify, template_source
 
@@ -32,18 +35,19 @@ SOURCE_CHARACTERS = 200_000
 RENDER_SECONDS, LINT_SECONDS = 5.0, 8.0
 START_SECONDS = 120.0  # loading the libraries on a busy machine
 WAITING = 8
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV")
 Json = dict[str, Any]
 
 
-class Ask(BaseModel):
+class Ask(Bounded):
     """What to render or to look at. Either `source` or a model's own template; without a `tokenizer`, a stand-in."""
 
     model_config = ConfigDict(extra="forbid")
     source: str | None = Field(default=None, max_length=SOURCE_CHARACTERS)
     tokenizer: str | None = Field(default=None, max_length=300)
-    messages: list[Json] = Field(default=[], max_length=1000)
-    tools: list[Json] | None = Field(default=None, max_length=200)
-    chat_template_kwargs: Json = {}
+    messages: list[Json] = Field(fail_fast=True, default=[], max_length=1000)
+    tools: list[Json] | None = Field(fail_fast=True, default=None, max_length=200)
+    chat_template_kwargs: Json = Field(default={})
     prompt: bool = False
     train_on: Literal["assistant", "last_turn", "all"] = "assistant"
 
@@ -54,6 +58,7 @@ class RenderWorker:
     def __init__(self, tokenizers: Mapping[str, PreTrainedTokenizerFast]) -> None:
         self._tokenizers = dict(tokenizers)
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
         self._lock = Lock()
         self._room = Semaphore(WAITING)
 
@@ -81,42 +86,51 @@ class RenderWorker:
                 self._lock.release()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process for good. A request that it is busy with fails at once."""
+        self._closed = True
+        if (process := self._process) is not None:
+            _kill(process)
         with self._lock:
             self._stop()
 
     def _start(self) -> None:
+        if self._closed:
+            raise Refusal(503, "the server is ending", code="draining")
         if self._process is not None and self._process.poll() is None:
             return
-        environment = {
-            **os.environ,
-            "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        path = os.pathsep.join(part for part in sys.path if part)
+        self._stop()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "luopan.serve.playground_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**environment, "PYTHONPATH": path},
+            env=worker_environment(),
+            bufsize=0,
+            start_new_session=True,  # it is killed with what it has forked, which holds the same pipes
         )
         weakref.finalize(self, _end, self._process)
-        self._send(pickle.dumps(self._tokenizers))
+        os.set_blocking(self._process.stdin.fileno(), False)  # type: ignore[union-attr]  # it is a pipe
+        self._send(pickle.dumps(self._tokenizers), START_SECONDS)
         self._receive(START_SECONDS)
 
     def _exchange(self, request: Json, seconds: float) -> Json:
-        self._send(json.dumps(request).encode())
+        self._send(json.dumps(request).encode(), seconds)
         answer = json.loads(self._receive(seconds))
         assert isinstance(answer, dict)
         return answer
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, seconds: float) -> None:
+        """One message; a process that does not take it in time is killed."""
         assert self._process is not None and self._process.stdin is not None
+        descriptor = self._process.stdin.fileno()
+        deadline = time.monotonic() + seconds
+        rest = memoryview(len(data).to_bytes(8, "big") + data)
         try:
-            self._process.stdin.write(len(data).to_bytes(8, "big") + data)
-            self._process.stdin.flush()
-        except OSError as error:
+            while rest:
+                if not _ready(descriptor, select.POLLOUT, deadline - time.monotonic()):
+                    raise TimeoutError
+                with suppress(BlockingIOError):
+                    rest = rest[os.write(descriptor, rest[: 1 << 16]) :]
+        except OSError as error:  # a TimeoutError is one
             self._stop()
             raise Refusal(500, "the process that renders templates has ended: try again", code="worker") from error
 
@@ -128,9 +142,8 @@ class RenderWorker:
         data = b""
         length = 8
         while len(data) < length:
-            left = deadline - time.monotonic()
             part = b""
-            if left > 0 and select.select([descriptor], [], [], left)[0]:
+            if _ready(descriptor, select.POLLIN, deadline - time.monotonic()):
                 part = os.read(descriptor, min(1 << 16, length - len(data)))
             if not part:
                 self._stop()
@@ -146,10 +159,32 @@ class RenderWorker:
             self._process = None
 
 
+def worker_environment() -> dict[str, str]:
+    """What the other process is told of ours: where things are, and none of the keys and tokens."""
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    path = os.pathsep.join(part for part in sys.path if part)
+    told = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return {**kept, **told, "PYTHONPATH": path}
+
+
 def playground_router(tokenizers: Mapping[str, PreTrainedTokenizerFast]) -> APIRouter:
-    """GET `/api/templates`, `/api/templates/source`; POST `/api/templates/render`, `/api/templates/lint`."""
-    router = plain_router()
+    """GET `/api/templates`, `/api/templates/source`; POST `/api/templates/render`, `/api/templates/lint`. The process
+    that renders ends with the application (ASGI's lifespan)."""
     worker = RenderWorker(tokenizers)
+
+    @asynccontextmanager
+    async def lifespan(_app: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await run_in_threadpool(worker.close)
+
+    router = plain_router(lifespan)
 
     @router.get("/api/templates")
     def list_templates() -> Json:
@@ -222,6 +257,13 @@ def _template_of(tokenizer: PreTrainedTokenizerFast) -> str:
     return given if isinstance(given, str) else ""
 
 
+def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    """Whether a pipe can be read or written in time. `poll`, because `select` takes no descriptor above 1023."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return seconds > 0 and bool(poll.poll(1000 * seconds))
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
@@ -229,5 +271,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 stream.close()
             except OSError:
                 continue
-    process.kill()
+    _kill(process)
     process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:  # else its number may be another's by now
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)

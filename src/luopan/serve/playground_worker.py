@@ -5,7 +5,8 @@ and answers on standard output. The first message is a pickle of the tokenizers,
 that follow are JSON. Loading the libraries takes seconds and is done once; a fork takes milliseconds, and what a
 template does to the process dies with it. Jinja's sandbox is the first wall, this is the second.
 
-Limits: Unix only. The child may read what the server may read; the sandbox is what keeps a template from trying.
+Limits: Unix only, and the bound on memory Linux only. The child may read what the server may read; the sandbox is what
+keeps a template from trying.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_ANSWER_BYTES = 8 << 20
@@ -127,12 +129,14 @@ def _child(renderer: Any, tokenizers: Mapping[str, Any], request: dict[str, Any]
             os._exit(0)
 
 
-def _limit(seconds: int) -> None:
+def _limit(seconds: int, statm: Path = Path("/proc/self/statm")) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    with open("/proc/self/statm", encoding="ascii") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
+    try:
+        now = int(statm.read_text("ascii").split()[0]) * resource.getpagesize()
+    except OSError:  # no Linux: what is mapped is not told, and RLIMIT_AS is not kept to; time and output still are
+        return
     resource.setrlimit(resource.RLIMIT_AS, (now + EXTRA_MEMORY_BYTES,) * 2)
 
 

@@ -69,6 +69,14 @@ def chat(served: ServedModel, body: ChatRequest) -> Prepared:
     )
 
 
+def generations(body: ChatRequest | CompletionRequest) -> int:
+    """How many generations a request asks for, or answers where it asks for none; told before anything is made."""
+    if isinstance(body, ChatRequest):
+        return body.n or 1
+    many = isinstance(body.prompt, list) and not isinstance(body.prompt[0], int)
+    return (len(body.prompt) if many else 1) * (body.best_of or body.n or 1)
+
+
 def completion(served: ServedModel, body: CompletionRequest) -> Prepared:
     """The generations of texts or tokens to be continued. ApiError 400 for what cannot be done."""
     count = body.best_of or body.n or 1
@@ -81,7 +89,8 @@ def completion(served: ServedModel, body: CompletionRequest) -> Prepared:
     prompts = _encoded(served, body.prompt, "prompt")
     if body.max_tokens == 0 and not body.echo:
         raise refusal("max_tokens", "max_tokens is 0: nothing would be written (with echo: true it scores the prompt)")
-    asks = _asks(served, prompts, params, body, count, "prompt", thinking=False, chat=False)
+    made = 1 if body.max_tokens == 0 else count  # those of a scored prompt are made to be checked, and thrown away
+    asks = _asks(served, prompts, params, body, made, "prompt", thinking=False, chat=False)
     ends = served.generator.ends(params)
     told = body.logprobs is not None
     return Prepared(
@@ -110,8 +119,6 @@ def texts(served: ServedModel, given: Any, field: str) -> list[list[int]]:
 def _encoded(served: ServedModel, given: Any, field: str) -> list[list[int]]:
     if isinstance(given, str) or isinstance(given[0], int):
         given = [given]
-    if len(given) > 2048:
-        raise refusal(field, f"{field}: {len(given)} in one request, 2048 are the most")
     tokenizer = served.generator.tokenizer
     found = [list(encode_text(tokenizer, one).input_ids[:-1]) if isinstance(one, str) else list(one) for one in given]
     if any(not ids for ids in found):

@@ -1,7 +1,8 @@
 """What clients may ask, as the OpenAI API names it, with the fields of ours beside it.
 
 Every field that would change the answer is honoured or refused by name; fields that would not (`user`, `metadata`, …)
-are taken and ignored; what is not listed here is an error. Types are strict: the number 7 is no "7".
+are taken and ignored; what is not listed here is an error. Types are strict: the number 7 is no "7". Every list fails
+at its first bad item (`bounded`).
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_TOKEN_ID = 2**31
+from luopan.serve.bounded import MAX_TOKEN_ID, Bounded, Prompts, TokenId, no_more_than
+
+MAX_MESSAGES = 10_000
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Weight = Annotated[float, Field(ge=-100, le=100)]
-TokenId = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
-Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
+Stop = StopText | Annotated[list[StopText], Field(max_length=16, fail_fast=True)]
 
 
-class Strict(BaseModel):
+class Strict(Bounded):
     """No unknown fields, no conversions, no infinities."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
@@ -54,9 +55,9 @@ class Message(Strict):
     """A turn. `reasoning_content`: the thinking of an earlier turn of the assistant."""
 
     role: Role
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=1000, fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -133,7 +134,7 @@ class Sampling(Strict):
     model: str
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Weight], Field(max_length=2000)] | None = None
+    logit_bias: Annotated[dict[str, Weight], Field(max_length=2000), no_more_than(2000)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
@@ -147,8 +148,8 @@ class Sampling(Strict):
     typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
-    bad_words: Annotated[list[StopText], Field(max_length=100)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=100)] | None = None
+    bad_words: Annotated[list[StopText], Field(max_length=100, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=100, fail_fast=True)] | None = None
     structured_outputs: StructuredOutputs | None = None
     # Taken and ignored: they change no answer.
     user: str | None = None
@@ -162,19 +163,19 @@ class Sampling(Strict):
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     # Taken where it asks for what is done anyway.
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, fail_fast=True)] | None = None
     verbosity: Literal["medium"] | None = None
     store: Literal[False] | None = None
     prediction: dict[str, Any] | None = None
@@ -183,7 +184,7 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """`POST /v1/completions`. `logprobs`: how many likeliest tokens to give beside each."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)]
+    prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -194,7 +195,7 @@ class EmbeddingRequest(Strict):
     """`POST /v1/embeddings`."""
 
     model: str
-    input: str | Annotated[list[str], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)]
+    input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None

@@ -208,8 +208,9 @@ class ModelList(Answered):
 
 
 class Health(Answered):
-    """`ok`; `draining` while the server ends; `failed` where a worker has died."""
+    """`ok`; `draining` while the server ends; `failed` where a worker has died or cannot run, and `reason` why."""
 
     status: Literal["ok", "draining", "failed"]
     models: list[str]
     running: int
+    reason: str | None = None

@@ -24,7 +24,7 @@ def prompt_logprobs(model: Decoder, ids: Sequence[int], top: int) -> list[Heard]
     for states, wanted in zip(hidden.split(rows), targets.split(rows)):
         logprobs = model.logits(states).float().log_softmax(-1)  # [n, V]
         chosen = logprobs.gather(1, wanted[:, None])[:, 0].tolist()
-        best = logprobs.topk(top, dim=-1) if top else None
+        best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1) if top else None
         for place, (token, logprob) in enumerate(zip(wanted.tolist(), chosen)):
             likely = [] if best is None else list(zip(best.indices[place].tolist(), best.values[place].tolist()))
             found.append(Heard(token, logprob, likely))

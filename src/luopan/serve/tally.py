@@ -24,37 +24,39 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from luopan.artifacts import mend_os_errors
 from luopan.errors import ArtifactError
+from luopan.serve.bounded import Bounded
 from luopan.serve.plain_http import Refusal, json_body, plain_router
 
 VOTE_BYTES = 1 << 20
 FILE_BYTES = 256 << 20  # a file larger than this is not read; half a million votes
 Z = 1.959964  # of a normal distribution: 95% within ±Z
 
+_TEXTS = ("id", "time", "suite", "session")
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Json = dict[str, Any]
 
 
-class Said(BaseModel):
+class Said(Bounded):
     """What one model answered: one text per turn of the prompt."""
 
     model_config = ConfigDict(extra="forbid")
     model: Name
-    texts: list[str] = Field(min_length=1, max_length=100)
+    texts: list[str] = Field(fail_fast=True, min_length=1, max_length=100)
 
 
-class Vote(BaseModel):
+class Vote(Bounded):
     """A vote as the page sends it. `winner` is a model's name where `vote` is "win"."""
 
     model_config = ConfigDict(extra="forbid")
     suite: Name
     session: Name
     prompt: Json
-    answers: list[Said] = Field(min_length=2, max_length=8)
-    parameters: Json = {}
+    answers: list[Said] = Field(fail_fast=True, min_length=2, max_length=8)
+    parameters: Json = Field(default={})
     vote: Literal["win", "tie", "bad"]
     winner: str | None = None
     blind: bool = True
@@ -64,7 +66,7 @@ class Vote(BaseModel):
         models = [said.model for said in self.answers]
         if len(set(models)) != len(models):
             raise ValueError("a model cannot be compared with itself")
-        if (self.vote == "win") != (self.winner in models):
+        if self.winner not in (models if self.vote == "win" else (None,)):
             raise ValueError("winner must be one of the models where the vote is a win, and nothing otherwise")
         return self
 
@@ -211,7 +213,9 @@ def _vote(line: bytes) -> Json | None:
         answers = [{"model": str(a["model"]), "sha256": str(a["sha256"])} for a in row["answers"]]
         models = [str(model) for model in row["models"]]
         sound = row["vote"] in ("win", "tie", "bad") and len(models) > 1 and isinstance(row["prompt"], dict)
-        vote = {name: row[name] for name in ("id", "time", "suite", "session", "prompt", "vote", "winner")}
+        vote = {name: row[name] for name in (*_TEXTS, "prompt", "vote", "winner")}
+        sound = sound and all(isinstance(row[name], str) for name in _TEXTS)  # people edit the file
+        sound = sound and row["winner"] in (models if row["vote"] == "win" else (None,))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return {**vote, "models": models, "answers": answers} if sound else None

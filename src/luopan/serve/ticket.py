@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import FinishReason
-from luopan.serve.errors import ApiError
+from luopan.serve.errors import too_late
 
 TopLogprobs = list[tuple[int, float]]
 
@@ -89,8 +89,7 @@ class Ticket:
                 async with asyncio.timeout_at(deadline):
                     await self._bell.wait()
             except TimeoutError:
-                message = "the request took longer than this server allows (--request-timeout)"
-                raise ApiError(504, message, code="timeout", headers={"x-should-retry": "false"}) from None
+                raise too_late() from None
         news, self._news = self._news, []
         for item in news:
             if item.error is not None:

@@ -2,7 +2,9 @@
 
 The event loop talks to it through a lock-protected inbox; it talks back by `call_soon_threadsafe`, once per step. It
 never touches text. With nothing to do it sleeps on a condition. A step that fails takes the requests that were in the
-session with it (they get a 500) and a new session is made; those still waiting outside go on.
+session with it (they get a 500) and a new session is made; those still waiting outside go on. Where no session can be
+made (no memory, a GPU whose errors stay), those that wait get a 500 as well, `trouble` says why, and it is tried again
+after a pause that grows.
 
 Limit: a job (embeddings, scoring of a prompt) runs between two steps and holds the others up for as long as it takes.
 """
@@ -26,6 +28,7 @@ from luopan.serve.ticket import Ask, Heard, News, Seat, Ticket
 
 T = TypeVar("T")
 _LOG = logging.getLogger("luopan.serve")
+_PAUSE_SECONDS = (0.1, 30.0)  # between attempts to make a session: the first, and the most
 
 
 class Worker:
@@ -39,8 +42,10 @@ class Worker:
         self._jobs: deque[Callable[[], None]] = deque()
         self._ending = False
         self._inside = 0  # generations that were asked for and have not ended
+        self.trouble: str | None = None  # why no session can be made
         # From here on only the worker's thread's.
         self._session: Session | None = None
+        self._pause, self._again = _PAUSE_SECONDS[0], 0.0  # seconds; when (monotonic) it may be tried again
         self._live: dict[int, Seat] = {}
         self._news: list[Seat] = []
         self._post: list[News] = []
@@ -68,6 +73,12 @@ class Worker:
         """How many generations run or wait."""
         return self._inside
 
+    def check_count(self, count: int, *, least: int = 0) -> None:
+        """ApiError 400 for more generations in one request than could ever be taken (`least`: so many always can)."""
+        capacity = max(least, self.slots + self.max_queue)
+        if count > capacity:
+            raise ApiError(400, f"{count} generations in one request; this server takes {capacity} at most")
+
     def submit(self, asks: Sequence[Ask]) -> Ticket:
         """Ask for generations, all or none: ApiError 429 where they would wait behind too many others."""
         ticket = Ticket(asks)
@@ -75,10 +86,10 @@ class Worker:
         with self._changed:
             if self._ending:
                 raise ApiError(503, "the server is ending", code="draining")
-            capacity = self.slots + self.max_queue
-            if len(asks) > capacity:
-                raise ApiError(400, f"{len(asks)} generations in one request; this server takes {capacity} at most")
-            if self._inside + len(asks) > capacity:
+            self.check_count(len(asks))
+            if self.trouble is not None:
+                raise ApiError(500, self.trouble)
+            if self._inside + len(asks) > self.slots + self.max_queue:
                 message = f"too many requests: {self._inside} are running or waiting; try again later"
                 raise too_many(message)
             self._inside += len(asks)
@@ -136,7 +147,10 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._cancelled or self._jobs or self._live or self._ending):
+                if self.trouble is not None:
+                    left = self._again - time.monotonic()
+                    self._changed.wait_for(lambda: self._ending or self._jobs or self._cancelled, max(0.0, left))
+                while not (self._busy or self._ending):
                     self._changed.wait()
                 if self._ending:
                     break
@@ -149,6 +163,10 @@ class Worker:
         self._hand_over()
         self._session = None
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._cancelled or self._jobs or self._live or self.trouble)
+
     def _turn(self) -> None:
         with self._changed:
             cancelled, self._cancelled = self._cancelled, []
@@ -157,8 +175,9 @@ class Worker:
             self._drop(seat)
         if job is not None:
             job()
-        if self._session is None:
-            self._session = self.engine.session(self.slots)
+        if not self._open():
+            return
+        assert self._session is not None
         self._admit(self._session)
         if not self._live:
             return
@@ -169,6 +188,35 @@ class Worker:
                 seat = self._live.pop(number)
                 self._leave(seat)
                 self._post.append(News(seat, self._taken(seat), completion.finish_reason, None))
+
+    def _open(self) -> bool:
+        """Whether there is a session, or one could be made. Where none can, nobody is left to wait for it."""
+        if self._session is not None:
+            return True
+        if time.monotonic() < self._again:
+            return False
+        try:
+            self._session = self.engine.session(self.slots)
+        except Exception as error:
+            pause = min(_PAUSE_SECONDS[1], 2 * self._pause if self.trouble else _PAUSE_SECONDS[0])
+            self._pause, self._again = pause, time.monotonic() + pause
+            _LOG.error("%s: no session can be made; again in %.1f s", self.name, pause, exc_info=error)
+            with self._changed:
+                self.trouble = f"{self.name} cannot run at present: {type(error).__name__}"
+                lost = list(self._waiting)
+                self._waiting.clear()
+            self._lose(lost, ApiError(500, self.trouble))
+            return False
+        if self.trouble is not None:
+            _LOG.warning("%s: a session could be made again", self.name)
+            self.trouble = None
+        return True
+
+    def _lose(self, seats: Sequence[Seat], told: ApiError) -> None:
+        for seat in seats:
+            seat.heard, seat.told = [], False
+            self._leave(seat)
+            self._post.append(News(seat, [], None, told))
 
     def _admit(self, session: Session) -> None:
         """Hand waiting requests to the session: as many as have a slot, and an eighth more, so that it can read
@@ -229,10 +277,7 @@ class Worker:
                 jobs, self._jobs = list(self._jobs), deque()
             for job in jobs:
                 job()
-        told = _as_api_error(error)
-        for seat in lost:
-            self._leave(seat)
-            self._post.append(News(seat, self._taken(seat), None, told))
+        self._lose(lost, _as_api_error(error))
         self._live.clear()
         self._session = None
 
@@ -254,10 +299,16 @@ class Worker:
         """Send what is new to the event loop, in one call for each."""
         news, self._news = self._news, []
         ended, self._post = self._post, []
-        batch = [News(seat, self._taken(seat), None, None) for seat in news if seat.told] + ended
-        batch = [item for item in batch if item.heard or item.reason or item.error]
-        live = len(self._live)
-        self.meter.state(min(live, self.slots), max(0, self._inside - live), self._held_tokens())
+        try:
+            batch = [News(seat, self._taken(seat), None, None) for seat in news if seat.told] + ended
+            batch = [item for item in batch if item.heard or item.reason or item.error]
+            live = len(self._live)
+            self.meter.state(min(live, self.slots), max(0, self._inside - live), self._held_tokens())
+        except Exception as error:  # nobody is left without an answer, nor the model without its thread
+            self._fail(error)
+            told = _as_api_error(error)
+            batch = [News(item.seat, [], None, told) for item in ended] + self._post
+            self._post = []
         for loop, items in itertools.groupby(batch, key=lambda item: item.seat.ticket.loop):
             self._to_loop(loop, _deliver, list(items))
 
