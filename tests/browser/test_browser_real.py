@@ -134,4 +134,4 @@ def test_the_other_tabs_work_over_the_real_server(page: Any) -> None:
     page.click("#tab-runs")
     page.click(".run-link:has-text('mine')")
     page.click("[data-page='report.html']")
-    page.frame_locator("iframe").locator("h1").wait_for()
+    page.frame_locator("iframe").locator("h1").wait_for(timeout=60_000)

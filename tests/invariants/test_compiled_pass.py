@@ -96,6 +96,9 @@ def test_weights_in_bf16_are_those_numbers_in_fp32(model: Decoder) -> None:
 def test_models_that_do_not_fit_are_told_apart() -> None:
     assert obstacle(build("gqa")) is None and obstacle(build("gqa").to(torch.bfloat16)) is None
     assert "float16" in str(obstacle(build("gqa").to(torch.float16)))
+    heard = build("gqa")
+    heard.norm.register_forward_hook(lambda *_: None)
+    assert "hooks" in str(obstacle(heard))
     mixed = build("gqa")
     mixed.layers[0].mlp.up_proj.to(torch.bfloat16)
     assert "up_proj" in str(obstacle(mixed))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,12 @@ from luopan.serve.server import http_config
 from luopan.tokens.chat import encode_prompt
 
 CONTEXT = 640
+
+
+def apart(asked: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine gives, in a thread of its own: this one may have a loop already (Playwright's)."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, asked).result()
 
 
 def tiny_model(vocab_size: int, **changes: Any) -> Decoder:

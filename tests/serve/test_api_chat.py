@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import openai
 import pytest
-from serve_kit import Running, ScriptedModel
+from serve_kit import Running, ScriptedModel, apart
 
 HELLO = [{"role": "user", "content": "the cat"}]
 
@@ -86,7 +85,7 @@ def test_async_client(server: Running, actor: ScriptedModel) -> None:
                 [chunk.choices[0].delta.content or "" async for chunk in stream]
             )
 
-    assert asyncio.run(ask()) == ("then it ran", "then it ran")
+    assert apart(ask()) == ("then it ran", "then it ran")
 
 
 def test_stop_strings_across_tokens(client: openai.OpenAI, actor: ScriptedModel) -> None:

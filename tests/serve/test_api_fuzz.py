@@ -13,6 +13,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from serve_kit import Running
 
+pytestmark = pytest.mark.xdist_group("fuzz")  # the last test counts what the others asked
 load_all_checks()
 HELD = CHECKS.get_by_names(
     [

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from serve_kit import RepeatingModel, Running, ScriptedModel, running, served, until
+from serve_kit import RepeatingModel, Running, ScriptedModel, apart, running, served, until
 from transformers import PreTrainedTokenizerFast
 
 HELLO: Any = [{"role": "user", "content": "the cat"}]
@@ -226,5 +226,5 @@ def test_async_streams_that_are_cancelled(server: Running) -> None:
 
             await asyncio.gather(*(one(number) for number in range(12)))
 
-    asyncio.run(some())
+    apart(some())
     assert server.idle("noise")

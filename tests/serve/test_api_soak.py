@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from serve_kit import RepeatingModel, Running, running, served, tiny_model
+from serve_kit import RepeatingModel, Running, apart, running, served, tiny_model
 from transformers import PreTrainedTokenizerFast
 
 SECONDS = float(os.environ.get("LUOPAN_SOAK_SECONDS", "300"))
@@ -143,7 +143,7 @@ def test_nobody_hears_another_and_nothing_grows(tokenizer: PreTrainedTokenizerFa
     with running(models, max_batch=24, max_queue=256) as server:
         threads = threading.active_count()
         soak = Soak(server, words, SECONDS)
-        asyncio.run(soak.run())
+        apart(soak.run())
         assert server.idle("repeat") and server.idle("noise")
         assert server.app.state.gate.active == 0
         for name in ("repeat", "noise"):

@@ -178,11 +178,15 @@ def test_a_bomb_is_stopped_and_the_server_goes_on(
 def test_a_bomb_leaves_no_process_behind(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
+    def renderers() -> int:
+        children = psutil.Process(os.getpid()).children(recursive=True)
+        return sum("playground_worker" in " ".join(c.cmdline()) for c in children)
+
+    assert alive(client)
+    before = renderers()  # other tests of this process may have theirs
     monkeypatch.setattr(playground, "RENDER_SECONDS", 1.0)
     refused(client, LOOP, tokenizer="runs/mine/sft")
-    children = psutil.Process(os.getpid()).children(recursive=True)
-    busy = [c for c in children if "playground_worker" in " ".join(c.cmdline())]
-    assert len(busy) == 1
+    assert renderers() == before
 
 
 def test_requests_beside_a_bomb_wait_and_are_answered(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +321,9 @@ def test_a_worker_that_was_killed_is_started_again(client: TestClient) -> None:
     import psutil
 
     assert alive(client)
-    [worker] = [c for c in psutil.Process().children() if "playground_worker" in " ".join(c.cmdline())]
-    worker.kill()
-    worker.wait(10)
+    for worker in [c for c in psutil.Process().children() if "playground_worker" in " ".join(c.cmdline())]:
+        worker.kill()  # those of other servers in this process come back as well
+        worker.wait(10)
     assert alive(client)
 
 

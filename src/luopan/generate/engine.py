@@ -193,6 +193,8 @@ class Engine:
 
     def native_obstacle(self) -> str | None:
         """Why decoding does not go through the compiled pass; None where it does."""
+        if torch.is_autocast_enabled("cpu"):
+            return "autocast, which it does not know"  # a trainer's precision, so that ratios are 1
         return obstacle(self.model) or build.reason()
 
     def ends(self, more: Sequence[int] = ()) -> Tensor:

@@ -62,6 +62,8 @@ def obstacle(model: Decoder) -> str | None:
         return "experts"
     if model.config.head_size > _MAX_HEAD:
         return f"heads of more than {_MAX_HEAD}"
+    if "hidden" in vars(model) or any(one._forward_hooks or one._forward_pre_hooks for one in model.modules()):
+        return "hooks, which would not be heard"
     if type(model.embed_tokens) is not nn.Embedding or not (model.lm_head is None or type(model.lm_head) is Linear):
         return f"an embedding of type {type(model.embed_tokens).__name__}"
     kind = model.embed_tokens.weight.dtype
