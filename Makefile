@@ -49,6 +49,8 @@ docs: install-dev
 
 bench: install-dev
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/generate.py --shape 5.5M --ragged --prompt-tokens 64 --new-tokens 64 --batch 1 16 64 --rounds 5
+	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/trainer.py
 	$(BIN)/python benchmarks/trainer.py --vocab 49152 --steps 7
