@@ -242,6 +242,7 @@ def test_stages_in_the_list_of_runs_are_bars_of_one_height(open_page: Open) -> N
     page.wait_for_selector(".run-link .dots i.waiting")
     boxes = page.locator(".run-link .dots i").evaluate_all("all => all.map((one) => [one.className, one.offsetHeight])")
     assert {"finished", "waiting"} <= {name for name, _ in boxes} and {height for _, height in boxes} == {4}
+    page.wait_for_selector(".rail-stage .state")
     dots = page.locator(".rail-stage .state").evaluate_all("all => all.map((a) => a.offsetWidth - a.offsetHeight)")
     assert set(dots) == {0}
 
