@@ -13,7 +13,6 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from serve_kit import Running
 
-pytestmark = pytest.mark.xdist_group("fuzz")  # the last test counts what the others asked
 load_all_checks()
 HELD = CHECKS.get_by_names(
     [
@@ -23,7 +22,6 @@ HELD = CHECKS.get_by_names(
         "response_schema_conformance",
     ]
 )
-SEEN: Counter[tuple[str, int]] = Counter()
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/{name}", "/health")
 
 
@@ -37,6 +35,10 @@ def aimed(body: Any) -> Any:
             body[name] = 3
     if isinstance(body.get("messages"), list):
         body.setdefault("max_tokens", 3)
+        if len(str(body)) % 2:  # a conversation made up at random has hardly ever sense
+            plain = ("model", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "user", "logprobs")
+            body = {name: value for name, value in body.items() if name in plain}
+            body["messages"] = [{"role": "user", "content": "the cat"}]
     if isinstance(body.get("n"), int) and body["n"] > 3:
         body["n"] = 2
     return {name: value for name, value in body.items() if name != "stream"}
@@ -48,6 +50,7 @@ def aimed(body: Any) -> Any:
 )
 def test_made_up_requests(server: Running, path: str, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    seen: Counter[int] = Counter()
     operation = schema[path]["POST" if path in PATHS[:3] else "GET"]
 
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
@@ -58,18 +61,11 @@ def test_made_up_requests(server: Running, path: str, mode: GenerationMode) -> N
     def ask(case: schemathesis.Case) -> None:
         case.body = aimed(case.body)
         response = case.call(base_url=server.url)
-        SEEN[path, response.status_code] += 1
+        seen[response.status_code] += 1
         case.validate_response(response, checks=HELD)
 
     ask()
     assert server.idle("noise")
-
-
-def test_the_requests_reached_the_engine(server: Running) -> None:
-    """Only so is what is above worth anything."""
-    if not SEEN:
-        pytest.skip("the tests above did not run in this process")
-    for path in PATHS[:3]:
-        codes = {status: count for (where, status), count in SEEN.items() if where == path}
-        assert codes.get(400, 0) >= 10, (path, codes)
-    assert SEEN["/v1/completions", 200] + SEEN["/v1/embeddings", 200] + SEEN["/v1/chat/completions", 200] >= 10, SEEN
+    if path in PATHS[:3]:  # only so is what is above worth anything
+        assert seen[400] >= 10
+        assert mode is not GenerationMode.POSITIVE or seen[200] >= 3
