@@ -139,7 +139,7 @@ def test_keyboard_alone(open_page: Open) -> None:
     page.keyboard.type("hello")
     press("Enter")
     page.wait_for_selector("text=sft says: hello")
-    page.wait_for_selector("text=tokens/s")  # the answer is whole: only then it can be made again
+    page.wait_for_selector(".message.assistant .actions")  # only a whole answer can be made again
     press("Escape")
     press("r")
     page.wait_for_selector("text=2 / 2")
