@@ -17,6 +17,7 @@ from typing import Any
 
 from luopan.errors import ModelError
 from luopan.model.config import ModelConfig, RopeScaling
+from luopan.model.hf_write import obstacle_anywhere
 
 SMOLLM3_STEP = 4  # hard-wired in llama.cpp
 
@@ -68,7 +69,13 @@ def gguf_architecture(config: ModelConfig, where: object | None = None) -> GgufA
     else:
         name = "llama"
     chosen = GGUF_ARCHITECTURES[name]
-    reason = _anywhere(config) or _experts(config) or _rope(config, chosen) or _biases(config, chosen)
+    reason = (
+        obstacle_anywhere(config)
+        or _windows(config)
+        or _experts(config)
+        or _rope(config, chosen)
+        or _biases(config, chosen)
+    )
     if reason is not None:
         raise ModelError(
             f"GGUF cannot express {reason} (llama.cpp's {name})", where=where, hint="--to hf writes any model."
@@ -76,24 +83,13 @@ def gguf_architecture(config: ModelConfig, where: object | None = None) -> GgufA
     return chosen
 
 
-def _anywhere(config: ModelConfig) -> str | None:
-    if config.attention_sinks:
-        return "attention_sinks true"
-    if config.partial_rotary_factor != 1:
-        return f"partial_rotary_factor {config.partial_rotary_factor:g}"
-    for key in ("attn_logit_softcapping", "final_logit_softcapping", "shared_expert_intermediate_size"):
-        if getattr(config, key) is not None:
-            return f"{key} {getattr(config, key):g}"
-    if config.sliding_window is not None:
-        return f"sliding_window {config.sliding_window}"
-    return None
+def _windows(config: ModelConfig) -> str | None:
+    return None if config.sliding_window is None else f"sliding_window {config.sliding_window}"
 
 
 def _experts(config: ModelConfig) -> str | None:
     if config.num_experts is None:
         return None
-    if config.router_bias_update_rate:
-        return f"router_bias_update_rate {config.router_bias_update_rate:g} (the bias that takes part in the choice)"
     if config.norm_topk_prob is False:
         return "norm_topk_prob false"
     if not all(config.moe_layers):

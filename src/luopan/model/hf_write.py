@@ -45,15 +45,15 @@ def choose_architecture(config: ModelConfig) -> Architecture:
 def obstacle(config: ModelConfig, model_type: str) -> str | None:
     """The option that a family cannot express, or None."""
     return (
-        _obstacle_anywhere(config)
+        obstacle_anywhere(config)
         or _obstacle_of_experts(config, model_type)
         or _obstacle_of_windows(config, model_type)
         or _obstacle_of_shape(config, model_type)
     )
 
 
-def _obstacle_anywhere(config: ModelConfig) -> str | None:
-    """What none of the families has."""
+def obstacle_anywhere(config: ModelConfig) -> str | None:
+    """What none of the families has, nor llama.cpp; None where there is nothing of the kind."""
     if config.attention_sinks:
         return "attention_sinks true"
     if config.partial_rotary_factor != 1:
