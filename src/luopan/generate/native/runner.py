@@ -21,11 +21,12 @@ from luopan.model.decoder import Decoder
 
 @dataclass
 class _Prompt:
-    """A distinct prompt being read: its slot, and how many of its tokens that holds."""
+    """A distinct prompt being read: its slot, how many of its tokens that holds, and the logits [V] after the last."""
 
     tokens: Sequence[int]
     slot: int
     done: int
+    logits: Tensor | None = None
 
 
 class NativeRunner:
@@ -43,7 +44,6 @@ class NativeRunner:
         self._held: list[list[int]] = []  # the tokens whose keys and values a slot holds
         self._prompts: list[_Prompt] = []
         self._source: list[int] = []
-        self._first_logits: list[Tensor | None] = []
         self._common = 0
         self.tokens_read = 0
 
@@ -57,7 +57,6 @@ class NativeRunner:
         assert not self._prompts
         self._source = list(source)
         self._reserve(len(source), max(map(len, prompts)) + 1)
-        self._first_logits = [None] * len(prompts)
         for prompt in prompts:
             tokens = list(prompt)
             best, shared = self._best_match(tokens)
@@ -88,7 +87,7 @@ class NativeRunner:
                 tokens -= count
         if pieces:
             self._feed(pieces)
-        done = [logits for logits in self._first_logits if logits is not None]
+        done = [prompt.logits for prompt in self._prompts if prompt.logits is not None]
         return torch.stack(done) if len(done) == len(self._prompts) else None
 
     def abandon(self) -> None:
@@ -152,7 +151,7 @@ class NativeRunner:
         tokens: list[int] = []
         slots: list[int] = []
         places: list[int] = []
-        ended: list[int] = []
+        ended: list[_Prompt] = []
         wanted: list[int] = []
         for prompt, count in pieces:
             end = prompt.done + count
@@ -162,12 +161,12 @@ class NativeRunner:
             self._held[prompt.slot] = list(prompt.tokens[:end])
             prompt.done = end
             if end == len(prompt.tokens):
-                ended.append(next(i for i, other in enumerate(self._prompts) if other is prompt))
+                ended.append(prompt)
                 wanted.append(len(tokens) - 1)
         keys, values = self._block
         logits = self._pass(keys, values, tokens, slots, places, wanted)
-        for number, row in zip(ended, logits):
-            self._first_logits[number] = row
+        for prompt, row in zip(ended, logits, strict=True):
+            prompt.logits = row
         self.tokens_read += len(tokens)
 
     def _share(self) -> None:
