@@ -19,6 +19,8 @@ import yaml
 from luopan.artifacts import read_manifest
 from luopan.errors import ArtifactError, LuopanError
 from luopan.pipeline.lineage import LineageStep, lineage
+from luopan.report.data import series_from_metrics
+from luopan.train.tracking import read_metrics
 
 FACTS = "luopan_card.json"
 # Settings of a stage that a reader asks for first, in this order; all of them are in luopan_lineage.json.
@@ -236,17 +238,6 @@ def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:
 
 def _curve(folder: Path) -> list[list[float]]:
     """[step, training loss] of a stage, thinned to `CURVE_POINTS`; empty where none was logged."""
-    points: list[list[float]] = []
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row.get("loss"), int | float) and row.get("step") is not None:
-            points.append([row["step"], round(float(row["loss"]), 5)])
-    every = max(1, -(-len(points) // CURVE_POINTS))
-    return points[::every]
+    losses = series_from_metrics(read_metrics(folder)).get("loss", [])
+    every = max(1, -(-len(losses) // CURVE_POINTS))
+    return [[step, round(loss, 5)] for step, loss in losses[::every] if loss is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from luopan.report.page import render
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.handover import REPORT_FILE
 from luopan.train.device import describe_device
+from luopan.train.tracking import read_metrics
 
 CLOSING_FILE = "closing.txt"
 CLOSING_SAMPLES = 3
@@ -98,11 +98,7 @@ def stage_part(artifact: Artifact) -> StageReport:
     """What a stage left for the report, completed with its manifest and its curves."""
     manifest = artifact.manifest
     part = StageReport.model_validate_json(artifact.file(REPORT_FILE).read_text(encoding="utf-8"))
-    series = dict(part.series)
-    metrics = artifact.path / "metrics.jsonl"
-    if metrics.is_file():
-        rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        series |= series_from_metrics(rows)
+    series = {**part.series, **series_from_metrics(read_metrics(artifact.path))}
     marks = list(part.marks)
     resumed = manifest.metrics.get("resumed_from")
     if resumed is not None:
