@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,6 +75,15 @@ class Update:
         self.heard += more.heard
         self.calls += more.calls
         self.finish_reason = more.finish_reason or self.finish_reason
+
+
+async def gathered(source: AsyncGenerator[tuple[int, Update], None], count: int) -> list[Update]:
+    """All that comes of `count` answers, put together."""
+    found = [Update() for _ in range(count)]
+    async with aclosing(source) as updates:
+        async for index, update in updates:
+            found[index].add(update)
+    return found
 
 
 class Answer:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,15 +9,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from luopan.serve.answers import Answer, Update, answer_parser
+from luopan.serve.answers import Answer, Update, answer_parser, gathered
 from luopan.serve.desk import Desk, follow, unless_gone
+from luopan.serve.frame import LEAST_LOGPROB, Frame
 from luopan.serve.prepare import Prepared, chat, generations
 from luopan.serve.protocol import ChatRequest
 from luopan.serve.responses import ERRORS, ChatCompletion
-from luopan.serve.stream import DONE, EventStream, event
+from luopan.serve.stream import EventStream
 from luopan.serve.ticket import Heard
 from luopan.serve.token_bytes import TokenBytes
-from luopan.serve.usage import FINGERPRINT, usage
 
 
 def chat_router(desk: Desk) -> APIRouter:
@@ -46,23 +44,13 @@ def chat_router(desk: Desk) -> APIRouter:
         ticket = worker.submit(prepared.asks)
         source = follow(worker, ticket, answers, deadline)
         if not body.stream:
-            return JSONResponse(await unless_gone(request, _whole(source, answers, writer)))
+            updates = await unless_gone(request, gathered(source, len(answers)))
+            return JSONResponse(writer.frame.whole([writer.choice(*one) for one in enumerate(updates)], answers))
         # Nothing is sent before the first token has come, so that what fails until then still has its HTTP status.
         first = await unless_gone(request, anext(source))
         return EventStream(_streamed(first, source, answers, writer))
 
     return router
-
-
-async def _whole(
-    source: AsyncGenerator[tuple[int, Update], None], answers: Sequence[Answer], writer: _Writer
-) -> dict[str, Any]:
-    async with aclosing(source) as updates:
-        gathered = [Update() for _ in answers]
-        async for index, update in updates:
-            gathered[index].add(update)
-    choices = [writer.choice(index, update) for index, update in enumerate(gathered)]
-    return {**writer.head("chat.completion"), "choices": choices, "usage": usage(writer.prepared, answers)}
 
 
 async def _streamed(
@@ -79,24 +67,16 @@ async def _streamed(
         async for index, update in updates:
             for chunk in writer.chunks(index, update):
                 yield chunk
-    if writer.include_usage:
-        yield event({**writer.head("chat.completion.chunk"), "choices": [], "usage": usage(writer.prepared, answers)})
-    yield DONE
+    yield writer.frame.end(answers)
 
 
 class _Writer:
     """Writes one request's answers down."""
 
     def __init__(self, body: ChatRequest, prepared: Prepared, token_bytes: TokenBytes) -> None:
-        self.prepared = prepared
-        self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._bytes = token_bytes
-        self._common = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
+        self.prepared, self._bytes = prepared, token_bytes
+        self.frame = Frame(body, prepared, "chatcmpl", whole="chat.completion", piece="chat.completion.chunk")
         self._calls = [0] * len(prepared.asks)
-
-    def head(self, kind: str) -> dict[str, Any]:
-        """What every message of this answer begins with."""
-        return {**self._common, "object": kind, "system_fingerprint": FINGERPRINT}
 
     def choice(self, index: int, update: Update) -> dict[str, Any]:
         """A whole answer."""
@@ -130,9 +110,7 @@ class _Writer:
     ) -> bytes:
         """One event."""
         logprobs = self._logprobs(heard) if heard else None
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        whole = {**self.head("chat.completion.chunk"), "choices": [choice]}
-        return event({**whole, "usage": None} if self.include_usage else whole)
+        return self.frame.piece({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
 
     def _logprobs(self, heard: Sequence[Heard]) -> dict[str, Any] | None:
         if not self.prepared.logprobs:
@@ -145,8 +123,7 @@ class _Writer:
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         data = self._bytes[token]
-        # JSON has no infinity; the API writes -9999 for what practically cannot come.
-        return {"token": data.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
+        return {"token": data.decode("utf-8", "replace"), "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(data)}
 
 
 def _call(call: Any) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,18 +11,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from luopan.serve.answers import Answer, PlainText, Update
+from luopan.serve.answers import Answer, PlainText, Update, gathered
 from luopan.serve.bounded import MAX_PROMPTS
 from luopan.serve.desk import Desk, follow, unless_gone
+from luopan.serve.frame import LEAST_LOGPROB, Frame
 from luopan.serve.models import ServedModel
 from luopan.serve.prepare import Prepared, completion, generations
 from luopan.serve.protocol import CompletionRequest
 from luopan.serve.responses import ERRORS, Completion
 from luopan.serve.scoring import prompt_logprobs
-from luopan.serve.stream import DONE, EventStream, event
+from luopan.serve.stream import EventStream
 from luopan.serve.ticket import Heard
 from luopan.serve.token_bytes import TokenBytes
-from luopan.serve.usage import FINGERPRINT, usage
 from luopan.serve.worker import Worker
 
 
@@ -48,7 +46,9 @@ def completion_router(desk: Desk) -> APIRouter:
         answers = [Answer(PlainText(tokenizer, prepared.stop), prepared.ends, token_bytes) for _ in prepared.asks]
         source = follow(worker, worker.submit(prepared.asks), answers, deadline) if answers else _nothing(prepared)
         if not body.stream:
-            return JSONResponse(await unless_gone(request, _whole(source, answers, writer)))
+            updates = await unless_gone(request, gathered(source, len(prepared.prompts) * prepared.per_prompt))
+            chosen = [writer.choice(place, at, updates[at]) for place, at in enumerate(writer.best(answers))]
+            return JSONResponse(writer.frame.whole(chosen, answers))
         first = await unless_gone(request, anext(source))
         return EventStream(_streamed(first, source, answers, writer))
 
@@ -81,18 +81,6 @@ async def _nothing(prepared: Prepared) -> AsyncGenerator[tuple[int, Update], Non
         yield index, Update(finish_reason="length")
 
 
-async def _whole(
-    source: AsyncGenerator[tuple[int, Update], None], answers: Sequence[Answer], writer: _Writer
-) -> dict[str, Any]:
-    gathered = [Update() for _ in range(len(writer.prepared.prompts) * writer.prepared.per_prompt)]
-    async with aclosing(source) as updates:
-        async for index, update in updates:
-            gathered[index].add(update)
-    chosen = writer.best(answers)
-    choices = [writer.choice(place, index, gathered[index]) for place, index in enumerate(chosen)]
-    return {**writer.head(), "choices": choices, "usage": usage(writer.prepared, answers)}
-
-
 async def _streamed(
     first: tuple[int, Update],
     source: AsyncGenerator[tuple[int, Update], None],
@@ -103,9 +91,7 @@ async def _streamed(
         yield writer.chunk(*first)
         async for index, update in updates:
             yield writer.chunk(index, update)
-    if writer.include_usage:
-        yield event({**writer.head(), "choices": [], "usage": usage(writer.prepared, answers)})
-    yield DONE
+    yield writer.frame.end(answers)
 
 
 class _Writer:
@@ -113,15 +99,10 @@ class _Writer:
 
     def __init__(self, body: CompletionRequest, prepared: Prepared, token_bytes: TokenBytes) -> None:
         self.prepared, self._bytes, self._n = prepared, token_bytes, body.n or 1
-        self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._common = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
+        self.frame = Frame(body, prepared, "cmpl", whole="text_completion", piece="text_completion")
         self.echoes: list[_Echo] = []
         self._echoed: set[int] = set()
         self._offsets = [0] * (len(prepared.prompts) * prepared.per_prompt)
-
-    def head(self) -> dict[str, Any]:
-        """What every message of this answer begins with."""
-        return {**self._common, "object": "text_completion", "system_fingerprint": FINGERPRINT}
 
     def best(self, answers: Sequence[Answer]) -> list[int]:
         """Which answers are given: of each prompt the n with the highest mean log-probability, in that order; all in
@@ -146,14 +127,13 @@ class _Writer:
 
     def chunk(self, index: int, update: Update) -> bytes:
         """One event."""
-        whole = {**self.head(), "choices": [self.choice(index, index, update)]}
-        return event({**whole, "usage": None} if self.include_usage else whole)
+        return self.frame.piece(self.choice(index, index, update))
 
     def _logprobs(self, index: int, heard: Sequence[Heard], echo: _Echo | None) -> dict[str, Any] | None:
         if not self.prepared.logprobs:
             return None
         told = [*(echo.heard if echo else []), *heard]
-        logprobs: list[float | None] = [max(item.logprob, -9999.0) for item in told]
+        logprobs: list[float | None] = [max(item.logprob, LEAST_LOGPROB) for item in told]
         top: list[dict[str, float] | None] = [self._likeliest(item) for item in told]
         tokens = [item.token for item in told]
         if echo is not None:  # nothing comes before a prompt's first token
@@ -171,5 +151,5 @@ class _Writer:
 
     def _likeliest(self, item: Heard) -> dict[str, float]:
         """The likeliest tokens' texts; the one that came is always among them."""
-        found = {self._bytes.name(token): max(logprob, -9999.0) for token, logprob in reversed(item.top or [])}
-        return {**found, self._bytes.name(item.token): max(item.logprob, -9999.0)}
+        found = {self._bytes.name(token): max(logprob, LEAST_LOGPROB) for token, logprob in reversed(item.top or [])}
+        return {**found, self._bytes.name(item.token): max(item.logprob, LEAST_LOGPROB)}
