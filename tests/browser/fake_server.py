@@ -2,7 +2,8 @@
 
     python tests/browser/fake_server.py --port 8765 --runs /tmp/qruns --tokenizer smollm2=/tmp/smollm2
 
-The model does as the last user message says: "think …", "tool …", "slow …", "fail …", "break …", "echo TEXT".
+The model does as the last user message says: "think …", "tool …", "slow …", "steady …", "fail …", "break …",
+"echo TEXT".
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ async def stream(body: dict[str, Any], said: str) -> AsyncIterator[str]:
         for word in answer(said, body).split(" "):
             yield chunk({"content": word + " "})
             count += 1
-            await asyncio.sleep(0.05 if said.startswith("slow") else 0.002)
+            await asyncio.sleep(0.05 if said.startswith(("slow", "steady")) else 0.002)
             if said.startswith("break") and count > 2:
                 return
         yield chunk({}, "stop")
