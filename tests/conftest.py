@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 Luopan = Callable[..., "subprocess.CompletedProcess[str]"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "NO_COLOR": "1"}
@@ -19,6 +20,12 @@ COMMAND = [sys.executable, "-m", "luopan"]
 # it would fail there without having found anything.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Matrices this small are slower on several threads, ten times so where the cores are shared."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import random
 
 import pytest
 import torch
+from generate_toys import tiny_model
 from transformers import PreTrainedTokenizerFast
 
-from conftest import tiny_model
 from luopan.errors import RecipeError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine

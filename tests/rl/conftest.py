@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rl_toys import PAD, STOP, TEMPERATURE, parity, prompts, tiny_policy
 
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
 from luopan.model.decoder import Decoder
 from luopan.rl.feed import RolloutFeed, RolloutSettings
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-import torch
 from serve_kit import Running, ScriptedModel, running, served, tiny_model
 from transformers import PreTrainedTokenizerFast
 
@@ -17,15 +16,6 @@ from luopan.tokens.tokenizer import train_tokenizer
 
 WORDS = "你好 世界 naïve café 🙂🙃 привет 東京都 zażółć 👩‍👩‍👧 the cat sat on a mat and then it ran 12 34 away"
 WORDS += " brown fox jumps over STOP name city weather"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on several threads, ten times so where the cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
