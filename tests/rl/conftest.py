@@ -12,7 +12,8 @@ from rl_toys import PAD, STOP, TEMPERATURE, parity, prompts, tiny_policy
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
 from luopan.model.decoder import Decoder
-from luopan.rl.feed import RolloutFeed, RolloutSettings
+from luopan.rl.feed import OnPolicyFeed, UpdatePlan
+from luopan.rl.groups import GroupCollector, RolloutSettings
 
 
 @pytest.fixture
@@ -21,21 +22,24 @@ def policy() -> Decoder:
 
 
 @pytest.fixture
-def make_feed(tmp_path: Path) -> Callable[..., RolloutFeed]:
-    def make(model: Decoder, reward: Any = parity, **changes: Any) -> RolloutFeed:
-        feed_keys = {key: changes.pop(key) for key in ("prompts", "folder") if key in changes}
+def make_feed(tmp_path: Path) -> Callable[..., OnPolicyFeed]:
+    def make(model: Decoder, reward: Any = parity, **changes: Any) -> OnPolicyFeed:
+        parts = {key: changes.pop(key) for key in ("prompts", "folder", "reference") if key in changes}
+        plan: dict[str, Any] = {"max_length": 40, "micro_batches": 1, "num_iterations": 1, "steps_per_generation": 1}
+        plan |= {key: changes.pop(key) for key in plan if key in changes}
         settings: dict[str, Any] = {
-            "prompts_per_step": 6, "num_generations": 4, "max_length": 40, "micro_batches": 1,
-            "sampling": SamplingParams(max_new_tokens=8, temperature=TEMPERATURE), "scale_rewards": "group",
-            "resample_rounds": 0, "seed": 5,
+            "prompts_per_step": 6, "num_generations": 4, "scale_rewards": "group", "resample_rounds": 0, "seed": 5,
+            "sampling": SamplingParams(max_new_tokens=8, temperature=TEMPERATURE), **changes,
         }  # fmt: skip
-        return RolloutFeed(
+        folder = parts.pop("folder", tmp_path / "rollouts")
+        collector = GroupCollector(
             engine=Engine(model, eos_ids=[STOP], pad_id=PAD),
             decode=lambda tokens, _prompt: " ".join(map(str, tokens)),
             reward=reward,
-            settings=RolloutSettings(**{**settings, **changes}),
-            pad_id=PAD,
-            **{"prompts": prompts(), "folder": tmp_path / "rollouts", **feed_keys},
+            settings=RolloutSettings(**settings),
+            folder=folder,
+            **{"prompts": prompts(), **parts},
         )
+        return OnPolicyFeed(collector, UpdatePlan(pad_id=PAD, seed=settings["seed"], **plan), folder)
 
     return make

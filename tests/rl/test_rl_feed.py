@@ -3,10 +3,9 @@ groups, and with the log-probabilities that the trainer will compute itself."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +15,9 @@ from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion
 from luopan.model.decoder import Decoder
-from luopan.rl.feed import RolloutFeed
+from luopan.rl.feed import OnPolicyFeed
+from luopan.rl.groups import GroupCollector
+from luopan.rl.log import read_log
 from luopan.rl.rollouts import Prompt
 from luopan.tokens.batch import Batch
 from luopan.train.config import TrainConfig
@@ -24,7 +25,7 @@ from luopan.train.loop import fit
 from luopan.train.losses import policy_loss, token_scores
 from luopan.train.progress import SilentProgress
 
-MakeFeed = Callable[..., RolloutFeed]
+MakeFeed = Callable[..., OnPolicyFeed]
 
 
 def same(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
@@ -59,9 +60,8 @@ def documents(batches: Sequence[Batch]) -> list[tuple[list[int], list[int], floa
     return found
 
 
-def logged(feed: RolloutFeed, step: int) -> list[dict[str, Any]]:
-    path = feed.folder / f"step-{step:06d}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def logged(feed: OnPolicyFeed, step: int) -> list[dict[str, Any]]:
+    return list(read_log(feed.folder, step))
 
 
 # ---- a pure function of (seed, step, weights) ----
@@ -90,7 +90,7 @@ def test_ranks_share_a_step_out_and_train_on_what_one_would(
     """The ranks one after the other in one process: what the others sampled is taken from the single process's log."""
     alone = make_feed(policy, half_dead, resample_rounds=2, prompts_per_step=5)
     sampled: list[list[Any]] = []
-    monkeypatch.setattr("luopan.rl.feed.gather_objects", lambda mine: sampled.append(mine) or [mine])
+    monkeypatch.setattr("luopan.rl.groups.gather_objects", lambda mine: sampled.append(mine) or [mine])
     whole = documents(alone.micro_batches(0))
     found, parts = [], [[] for _ in sampled]  # type: ignore[var-annotated]
     for rank in range(ranks):
@@ -104,8 +104,9 @@ def test_ranks_share_a_step_out_and_train_on_what_one_would(
         def share(items: Any, rank: int = rank) -> Any:
             return items[len(items) * rank // ranks : len(items) * (rank + 1) // ranks]
 
-        monkeypatch.setattr("luopan.rl.feed.gather_objects", gather)
-        monkeypatch.setattr("luopan.rl.feed.share", share)
+        monkeypatch.setattr("luopan.rl.groups.gather_objects", gather)
+        for room in ("feed", "groups"):
+            monkeypatch.setattr(f"luopan.rl.{room}.share", share)
         found += documents(make_feed(policy, half_dead, resample_rounds=2, prompts_per_step=5).micro_batches(0))
     assert [[one.tokens for one in part] for part in parts] == [[one.tokens for one in part] for part in sampled]
     assert len(sampled) > 1 and found == whole
@@ -251,7 +252,7 @@ def test_figures_by_hand(policy: Decoder, make_feed: MakeFeed) -> None:
     rewards = torch.tensor([answer["reward"] for answer in answers])
     assert feed.figures["reward"] == pytest.approx(float(rewards.mean()))
     assert feed.figures["reward_std"] == pytest.approx(float(rewards.std(correction=0)))
-    assert feed.figures["completion_length"] == pytest.approx(sum(a["tokens"] for a in answers) / len(answers))
+    assert feed.figures["completion_length"] == pytest.approx(sum(len(a["tokens"]) for a in answers) / len(answers))
     stopped = sum(a["finish_reason"] == "stop" for a in answers) / len(answers)
     assert feed.figures["stop_rate"] == pytest.approx(stopped) and 0 < stopped < 1
 
@@ -266,14 +267,15 @@ def test_a_replacement_that_cannot_be_graded_does_not_end_the_training(policy: D
         return (0.0 if first["round"] else None), {}
 
     feed = make_feed(policy, fails_later, resample_rounds=1)
-    sample = feed._sample
+    collector = cast(GroupCollector, feed.collector)
+    sample = collector._sample
 
     def then_fail(*arguments: Any) -> Any:
         groups = sample(*arguments)
         first["round"] = False
         return groups
 
-    feed._sample = then_fail  # type: ignore[method-assign]
+    collector._sample = then_fail  # type: ignore[method-assign]
     assert feed.micro_batches(0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,18 +14,15 @@ from luopan.corpus.skills import generate_cases
 from luopan.errors import RecipeError, TrainingError
 from luopan.generate.engine import Completion
 from luopan.recipe.specs import GrpoSpec
+from luopan.rl.groups import GroupCollector
 from luopan.rl.rollouts import Prompt
 from luopan.stages.common import Chat
 from luopan.stages.grpo import (
-    WithReference,
-    assert_ratio_is_one,
     build_feed,
-    grader,
     reward,
-    rollout_figures,
-    training_prompts,
 )
 from luopan.stages.measure import SUITE_SEED
+from luopan.stages.on_policy import assert_ratio_is_one, grader, rollout_figures, training_prompts
 from luopan.tokens.chat import encode_prompt
 from luopan.train.loop import fit
 from luopan.train.losses import policy_loss, token_scores
@@ -106,18 +103,18 @@ def test_no_question_of_the_suite_is_trained_on(chat: Chat) -> None:
 
 
 def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> None:
-    feed = build_feed(spec(), chat, workspace(tmp_path))
-    feed.reward = length_reward
     reference = tiny_chat(seed=1).model
-    plain = feed.micro_batches(0)
-    scored = WithReference(feed, reference, spec(temperature=0.8), chat.device).micro_batches(0)
+    feed, scoring = (build_feed(spec(), chat, workspace(tmp_path), model) for model in (None, reference))
+    for one in (feed, scoring):
+        cast(GroupCollector, one.collector).reward = length_reward
+    plain, scored = feed.micro_batches(0), scoring.micro_batches(0)
     for batch, before in zip(scored, plain, strict=True):
         assert torch.equal(batch.input_ids, before.input_ids)
         with torch.no_grad():
             scores = token_scores(reference, batch, 0.8)
         column = batch.per_token["reference_logprobs"]
         assert column.shape == batch.input_ids.shape
-        assert torch.equal(column.flatten()[scores.places], scores.logprobs)
+        torch.testing.assert_close(column.flatten()[scores.places], scores.logprobs)
         assert int(column.count_nonzero()) == scores.places.numel() > 0
         term = policy_loss(chat.model, batch, temperature=0.8, beta=0.1)
         total, count = term.metrics["kl"]
@@ -125,9 +122,9 @@ def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> 
 
 
 def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> None:
-    feed = build_feed(spec(), chat, workspace(tmp_path))
-    feed.reward = length_reward
-    (batch,) = WithReference(feed, chat.model, spec(temperature=0.8), chat.device).micro_batches(0)
+    feed = build_feed(spec(), chat, workspace(tmp_path), chat.model)
+    cast(GroupCollector, feed.collector).reward = length_reward
+    (batch,) = feed.micro_batches(0)
     total, count = policy_loss(chat.model, batch, temperature=0.8, beta=0.1).metrics["kl"]
     assert float(total / count) == pytest.approx(0, abs=1e-6)
 
@@ -138,7 +135,7 @@ def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> N
 def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp_path: Path) -> None:
     out = workspace(tmp_path)
     feed = build_feed(spec(), chat, out)
-    feed.reward = length_reward
+    cast(GroupCollector, feed.collector).reward = length_reward
     assert_ratio_is_one(chat, feed, spec(temperature=0.8), out)
     assert any("agree within" in note for note in out.progress.notes)  # type: ignore[attr-defined]
     with pytest.raises(TrainingError, match="disagree"):
@@ -149,7 +146,7 @@ def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp
 
 def test_figures_of_the_rollouts_are_given_at_logged_steps(chat: Chat, tmp_path: Path) -> None:
     feed = build_feed(spec(), chat, workspace(tmp_path))
-    feed.reward = length_reward
+    cast(GroupCollector, feed.collector).reward = length_reward
     hook = rollout_figures(feed, 5, 7, tmp_path)
     feed.micro_batches(4)
     assert hook(4, chat.model) is None
@@ -157,7 +154,7 @@ def test_figures_of_the_rollouts_are_given_at_logged_steps(chat: Chat, tmp_path:
     assert figures == feed.figures and figures is not feed.figures and "reward" in figures
     feed.micro_batches(6)
     assert hook(7, chat.model) == feed.figures != figures  # the last step always has a line
-    feed.figures = {}
+    feed._held = None
     assert hook(5, chat.model) == figures  # as after a resume: from the file
 
 
@@ -169,7 +166,7 @@ def test_a_row_too_short_for_prompt_and_answer_is_refused_before_training(chat: 
 def test_bf16_is_sampled_and_trained_in_bf16(chat: Chat, tmp_path: Path) -> None:
     out = workspace(tmp_path)
     feed = build_feed(spec(precision="bf16"), chat, out)
-    feed.reward = length_reward
+    cast(GroupCollector, feed.collector).reward = length_reward
     assert_ratio_is_one(chat, feed, spec(precision="bf16"), out)
     half = feed.micro_batches(0)[0].per_token["old_logprobs"]
     full_feed = build_feed(spec(), chat, workspace(tmp_path / "full"))
@@ -182,7 +179,7 @@ def sitting(folder: Path, stop_at: int | None = None, **changes: Any) -> dict[in
     """GRPO's loop from where `folder` stands, killed when it asks for the batches of `stop_at`: lines by step."""
     chat, knobs = tiny_chat(), spec(max_steps=4, logging_steps=1, save_steps=2, **changes)
     feed = build_feed(knobs, chat, workspace(folder))
-    feed.reward = length_reward
+    cast(GroupCollector, feed.collector).reward = length_reward
     give = feed.micro_batches
 
     def until(step: int) -> Any:
@@ -219,7 +216,7 @@ def test_a_resumed_run_has_all_figures(tmp_path: Path) -> None:
 def test_the_last_line_has_the_rollouts_figures(tmp_path: Path) -> None:
     chat, knobs = tiny_chat(), spec(max_steps=3, logging_steps=2)
     feed = build_feed(knobs, chat, workspace(tmp_path))
-    feed.reward = length_reward
+    cast(GroupCollector, feed.collector).reward = length_reward
     loss = partial(policy_loss, temperature=knobs.temperature, epsilon=knobs.epsilon)
     hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps, tmp_path)]
     result = fit(chat.model, feed, loss, knobs, tmp_path, device="cpu", seed=1, progress=SilentProgress(), hooks=hooks)

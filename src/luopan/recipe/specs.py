@@ -15,18 +15,16 @@ from pydantic import Field, PositiveInt, model_validator
 from luopan.corpus.config import CurateConfig
 from luopan.corpus.config import expand as expand_curation
 from luopan.corpus.source_config import CorpusSource
-from luopan.errors import RecipeError
 from luopan.model.config import ModelConfig
-from luopan.objectives.config import check_policy
 from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.merge_specs import MergeSpec
 from luopan.recipe.mixture_specs import MixtureAblationSpec, TextSpec
-from luopan.recipe.parts import ChatSuite, Scalar, SkillDocuments, Spec, refuse_reserved
+from luopan.recipe.parts import ChatSuite, SkillDocuments, Spec
 from luopan.recipe.preference_specs import PreferenceSpec
 from luopan.recipe.reward_specs import RewardSpec
+from luopan.recipe.rl_specs import GrpoSpec
 from luopan.recipe.sft_specs import ImportSpec, SftSpec
 from luopan.tokens.config import SampleConfig, TokenizerConfig
-from luopan.train.config import TrainConfig
 
 
 class CurateSpec(CurateConfig):
@@ -105,70 +103,6 @@ class MidtrainSpec(TextSpec):
     def _extension_is_whole(self) -> Self:
         if (self.extension == "abf") != (self.rope_theta is not None):
             raise ValueError("rope_theta and extension abf need each other")
-        return self
-
-
-class GrpoTask(Spec):
-    """Prompts of one skill, rewarded by its own verifier."""
-
-    skill: str
-    weight: float = Field(default=1.0, gt=0)
-    thinking: bool = True
-    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _names_are_free(self) -> Self:
-        refuse_reserved(self.options, ("split", "seed", "n", "thinking"))
-        return self
-
-
-class GrpoSpec(TrainConfig):
-    """Group-relative policy optimisation with verifiable rewards."""
-
-    kind: Literal["grpo"]
-    model: str
-    tasks: tuple[GrpoTask, ...] = Field(min_length=1)
-    prompts: PositiveInt = Field(default=2000, description="distinct training prompts to draw from")
-    prompts_per_step: PositiveInt = 16
-    num_generations: int = Field(default=8, ge=2, description="answers per prompt: the group")
-    max_completion_length: PositiveInt = 64
-    temperature: float = Field(default=1.0, gt=0)
-    epsilon: float = Field(default=0.2, gt=0, description="clip; each batch is used once, so it seldom bites")
-    epsilon_high: float | None = Field(default=None, gt=0)
-    beta: float = Field(default=0.0, ge=0, description="weight of the KL to the reference; 0 keeps none in memory")
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    format_reward: float = Field(default=0.0, ge=0, description="for well-formed thinking, beside the verifier's")
-    resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace groups of equal rewards")
-    max_length: PositiveInt = Field(default=256, description="tokens per packed row")
-    # A group of equal rewards teaches nothing, so the first one that differs would look like a spike.
-    spike_sigma: float | None = Field(default=None, gt=0, description="as elsewhere, but not unless asked for")
-    test_cases: int = Field(default=100, ge=0, description="held-out prompts per task, answered num_generations times")
-    suite: ChatSuite = ChatSuite()
-    seed: int | None = Field(default=None, description="default: made of the recipe's seed and the stage's name")
-    REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL_KINDS}
-
-    @property
-    def interchangeable(self) -> tuple[str, ...]:
-        """Nothing: accumulation alone cuts the rollouts, and the batch size has no effect."""
-        return ()
-
-    @model_validator(mode="after")
-    def _knobs_work(self) -> Self:
-        if self.loss_type == "bnpo":
-            raise ValueError("bnpo is the same as dapo here: losses are divided over the whole step; use dapo")
-        if "per_device_train_batch_size" in self.model_fields_set:
-            raise ValueError("per_device_train_batch_size has no effect: prompts_per_step and num_generations say it")
-        if self.batch_warmup_steps is not None:
-            raise ValueError("batch_warmup_steps has no effect: prompts_per_step says how much a step reads")
-        if self.critical_batch_probe:
-            raise ValueError("critical_batch_probe compares micro-batches of one size, which rollouts do not make")
-        if self.parallel != "replicas":
-            raise ValueError(f"parallel: {self.parallel} cannot sample answers; grpo needs parallel: replicas")
-        try:
-            check_policy(self.loss_type, self.epsilon, self.epsilon_high, self.beta, self.max_completion_length)
-        except RecipeError as error:
-            raise ValueError(error.message) from error
         return self
 
 

@@ -1,214 +1,137 @@
-"""The on-policy feed: at every step, answers sampled from the current weights become the training batch.
+"""The on-policy feed: what a policy did under its current weights becomes the batches of the next updates.
 
-What a step trains on is a function of (seed, step, weights) and of nothing else, so a resumed run samples the same
-answers again and ends with the same weights. Prompts and answers are packed like documents; the index from tokens to
-answers is `document_ids`, and masks come from where the prompt ends, never from token values.
+A *generation* is what is sampled at once (`Collector.collect`); `UpdatePlan` says into how many updates it is cut and
+how often it is gone through. Each update reads its share of it in an order that is a function of (seed, generation,
+pass). What a generation learns from is written to a buffer file before the first of its updates, so that a run that is
+killed in the middle of one goes on with the same numbers, to the bit.
+
+The same feed serves every algorithm: GRPO, PPO, distillation on the student's own answers and online preferences differ
+in what their collectors make.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from luopan.artifacts import atomic_write_json, atomic_write_text
-from luopan.errors import TrainingError
-from luopan.generate.config import SamplingParams
-from luopan.generate.engine import Completion
-from luopan.objectives.config import AdvantageScale
-from luopan.rl.rollouts import Group, Prompt, Rollout, advantages
+from luopan.artifacts import atomic_write_json
+from luopan.rl.buffer import Unit, drop_buffers, read_buffer, write_buffer
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.tokens.packing import best_fit_decreasing
-from luopan.train.ranks import gather_objects, rank, share
-
-Graded = tuple[Prompt, list[Rollout]]
-Reward = Callable[[Prompt, str, Completion], tuple[float | None, dict[str, float | None]]]
-
-
-class Sampler(Protocol):
-    """What is needed of the engine."""
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
-        *,
-        seed: int | None = None,
-        request_ids: Sequence[int] | None = None,
-    ) -> list[Completion]: ...
+from luopan.train.checkpoint import steps_saved
+from luopan.train.ranks import from_leader, rank, share
 
 
 @dataclass(frozen=True)
-class RolloutSettings:
-    """How many answers to how many prompts, and how they are packed. Lengths in tokens."""
+class Collected:
+    """What a generation learns from, the same on every rank.
 
-    prompts_per_step: int
-    num_generations: int
-    sampling: SamplingParams
+    `units`: documents that must be in one micro-batch (an answer, or the answers of a pair). `figures` are logged with
+    the generation's updates. `carry` is handed to the next generation's `collect` (a coefficient that adapts).
+    """
+
+    units: list[Unit]
+    figures: dict[str, float]
+    carry: dict[str, float] = field(default_factory=dict)
+
+
+class Collector(Protocol):
+    """Samples and grades; one per algorithm."""
+
+    def collect(self, generation: int, step: int, carry: Mapping[str, float]) -> Collected:
+        """What happened under the current weights, a function of (seed, generation, weights, carry); `step` is the
+        first update of the generation, by which its log is named."""
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """How a generation is cut into updates. `num_iterations`: passes over it; `steps_per_generation`: updates in each;
+    `micro_batches`: per update; `max_length`: tokens per packed row."""
+
     max_length: int
-    micro_batches: int
-    scale_rewards: AdvantageScale
-    resample_rounds: int
+    pad_id: int
     seed: int
+    num_iterations: int = 1
+    steps_per_generation: int = 1
+    micro_batches: int = 1
+
+    @property
+    def updates(self) -> int:
+        """Of one generation."""
+        return self.num_iterations * self.steps_per_generation
 
 
 @dataclass
-class RolloutFeed:
-    """A `train.loop.Feed` that samples. The ranks share out the prompts of a step, tell each other what came of them,
-    and share out the rows that follow: what a step trains on does not depend on how many they are."""
+class OnPolicyFeed:
+    """A `train.loop.Feed` over what a collector makes; `folder` holds logs, figures and buffers."""
 
-    engine: Sampler
-    decode: Callable[[Sequence[int], Sequence[int]], str]
-    """The text of an answer's tokens, by the tokens of its prompt."""
-    prompts: Sequence[Prompt]
-    reward: Reward
-    settings: RolloutSettings
+    collector: Collector
+    plan: UpdatePlan
     folder: Path
-    pad_id: int
     reads_weights: ClassVar[bool] = True
-    figures: dict[str, float] = field(default_factory=dict)
-    """Of the last step sampled: mean reward, its parts, lengths, dead groups, stop rate, sampling speed."""
+    _held: tuple[int, Collected] | None = None
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        """Sample, grade, log and pack the answers of `step`."""
-        start = time.perf_counter()
-        drawn = self._rounds(step)
-        seconds = time.perf_counter() - start
-        groups = with_advantages(self._chosen(drawn), self.settings.scale_rewards)
-        # Figures are those of the first draw, all of it: what replaced its dead groups is a choice of mixed ones.
-        self.figures = self._figures(drawn, seconds)
-        self._log(step, drawn, groups)
-        live = [group for group in groups if not group.dead]
-        # With nothing to learn from, the step still needs a loss of weight > 0: advantages are all zero then.
-        return self._pack(live or groups)
+        """The batches of an update; the first of a generation samples it."""
+        generation, place = divmod(step, self.plan.updates)
+        collected = self._collected(generation, step, fresh=place == 0)
+        return self._pack(self._part(collected.units, generation, place))
 
-    def _rounds(self, step: int) -> list[list[Graded]]:
-        """What was sampled for a step: the prompts of the step, then replacements for dead groups, round by round."""
-        wanted = self.settings.prompts_per_step
-        rounds = [self._sample(self._draw(step, 0, wanted), step, 0)]
-        for round_ in range(1, self.settings.resample_rounds + 1):
-            missing = wanted - sum(not dead(group) for part in rounds for group in part)
-            if missing <= 0:
-                break
-            rounds.append(self._sample(self._draw(step, round_, missing), step, round_))
-        rollouts = [rollout for part in rounds for _, group in part for rollout in group]
-        if all(rollout.reward is None for rollout in rollouts):
-            raise TrainingError(
-                f"step {step}: not one of {len(rollouts)} answers could be graded",
-                hint="Try the task's verifier on one of its own reference answers.",
-            )
-        return rounds
-
-    def _chosen(self, rounds: Sequence[Sequence[Graded]]) -> list[Graded]:
-        """The groups of the step: live ones first, dead ones where there are not enough."""
-        everything = [group for part in rounds for group in part]
-        ordered = [group for group in everything if not dead(group)] + [group for group in everything if dead(group)]
-        return ordered[: len(rounds[0])]
-
-    def _draw(self, step: int, round_: int, count: int) -> list[Prompt]:
-        """`count` distinct prompts, a function of (seed, step, round)."""
-        generator = np.random.default_rng([self.settings.seed, step, round_, 0])
-        chosen = generator.choice(len(self.prompts), size=min(count, len(self.prompts)), replace=False)
-        return [self.prompts[int(i)] for i in chosen]
-
-    def _sample(self, prompts: Sequence[Prompt], step: int, round_: int) -> list[Graded]:
-        """Answers to all prompts; this rank samples and grades its share. What an answer draws is keyed by its number
-        among all, so it does not matter which rank it falls to."""
-        each = self.settings.num_generations
-        mine = share(range(len(prompts)))
-        asked = [prompts[number].input_ids for number in mine for _ in range(each)]
-        keys = [number * each + answer for number in mine for answer in range(each)]
-        seed = int(np.random.SeedSequence([self.settings.seed, step, round_, 0]).generate_state(1)[0])
-        completions = self.engine.generate(asked, self.settings.sampling, seed=seed, request_ids=keys) if asked else []
-        rollouts = [self._grade(prompts[key // each], done) for key, done in zip(keys, completions, strict=True)]
-        everything = [rollout for part in gather_objects(rollouts) for rollout in part]
-        return [(prompt, everything[i * each : (i + 1) * each]) for i, prompt in enumerate(prompts)]
-
-    def _grade(self, prompt: Prompt, completion: Completion) -> Rollout:
-        text = self.decode(completion.tokens, prompt.input_ids)
-        reward, parts = self.reward(prompt, text, completion)
-        return Rollout(
-            tuple(completion.tokens), tuple(completion.logprobs), text, completion.finish_reason, reward, parts
-        )
-
-    def _pack(self, groups: Sequence[Group]) -> list[Batch]:
-        docs = [
-            rollout_doc(group.prompt, rollout, advantage)
-            for group in groups
-            for rollout, advantage in zip(group.rollouts, group.advantages)
-            if rollout.reward is not None and rollout.tokens
-        ]
-        bins = best_fit_decreasing([len(doc.input_ids) for doc in docs], self.settings.max_length)
-        rows = [[docs[i] for i in chosen] for chosen in bins]
-        per = -(-len(rows) // self.settings.micro_batches)
-        mine = share(rows)
-        parts = [mine[i : i + per] for i in range(0, len(mine), per)]
-        return [collate(part, self.settings.max_length, self.pad_id) for part in parts]
-
-    def _log(self, step: int, rounds: Sequence[Sequence[Graded]], trained: Sequence[Group]) -> None:
-        """Files per step, so that a resumed run writes over its own lines and never doubles them; rank 0 writes them.
-
-        All that was sampled is written; `round` is 0 for the step's own prompts, and the advantages of a group that is
-        not trained on are 0.
-        """
-        if rank() != 0:
-            return
-        known = {id(group.rollouts[0]): group for group in trained if group.rollouts}
-        lines = []
-        for number, part in enumerate(rounds):
-            for prompt, rollouts in part:
-                group = known.get(id(rollouts[0])) or Group(prompt, tuple(rollouts), (0.0,) * len(rollouts))
-                lines.append(json.dumps({**group.record(step), "round": number}, ensure_ascii=False) + "\n")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self.folder / f"step-{step:06d}.jsonl", "".join(lines))
-        atomic_write_json(self.figures_file(step), self.figures)
+    @property
+    def figures(self) -> dict[str, float]:
+        """Of the generation that was read last."""
+        return self._held[1].figures if self._held else {}
 
     def figures_file(self, step: int) -> Path:
-        """Where the figures of a step are kept: a resumed run logs its checkpoint's step again."""
-        return self.folder / f"figures-{step:06d}.json"
+        """Where the figures of an update's generation are kept: a resumed run logs its checkpoint's step again."""
+        return self.folder / f"figures-{step // self.plan.updates:06d}.json"
 
-    def _figures(self, rounds: Sequence[Sequence[Graded]], seconds: float) -> dict[str, float]:
-        first = [rollout for _, group in rounds[0] for rollout in group]
-        graded = [rollout.reward for rollout in first if rollout.reward is not None]
-        tokens = sum(len(rollout.tokens) for part in rounds for _, group in part for rollout in group)
-        figures = {
-            "reward": float(np.mean(graded)) if graded else float("nan"),
-            "reward_std": float(np.std(graded)) if graded else float("nan"),
-            "completion_length": float(np.mean([len(rollout.tokens) for rollout in first])),
-            "stop_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in first])),
-            "dead_groups": float(sum(dead(group) for group in rounds[0])),
-            "replaced_groups": float(sum(not dead(group) for part in rounds[1:] for group in part)),
-            "ungraded": float(len(first) - len(graded)),
-            "sampled_tokens_per_second": tokens / seconds,
-        }
-        for name in dict.fromkeys(name for rollout in first for name in rollout.parts):
-            values = [v for rollout in first if (v := rollout.parts.get(name)) is not None]
-            figures[f"reward/{name}"] = float(np.mean(values)) if values else float("nan")
-        return figures
+    def _collected(self, generation: int, step: int, *, fresh: bool) -> Collected:
+        if self._held is not None and self._held[0] == generation and not fresh:
+            return self._held[1]
+        known = None if fresh else self._read(generation)
+        if known is None:
+            before = self._read(generation - 1) if generation else None
+            known = self.collector.collect(generation, step, before.carry if before else {})
+            self._write(generation, step, known)
+        self._held = (generation, known)
+        return known
 
+    def _read(self, generation: int) -> Collected | None:
+        if self._held is not None and self._held[0] == generation:
+            return self._held[1]
+        found = from_leader(read_buffer(self.folder, generation) if rank() == 0 else None)
+        return None if found is None else Collected(*found)
 
-def dead(graded: Graded) -> bool:
-    """Whether all graded answers to a prompt earned the same, so that nothing is learnt from it."""
-    return len({rollout.reward for rollout in graded[1] if rollout.reward is not None}) < 2
+    def _write(self, generation: int, step: int, collected: Collected) -> None:
+        if rank() != 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.plan.updates > 1 or collected.carry:  # else no update ever asks for it again
+            write_buffer(self.folder, generation, collected.units, collected.figures, collected.carry)
+            saved = steps_saved(self.folder.parent / "checkpoints")
+            # A run may go back to its oldest checkpoint, and the generation before that one is asked for its carry.
+            drop_buffers(self.folder, before=(saved[0] // self.plan.updates if saved else 0) - 1)
+        atomic_write_json(self.figures_file(step), collected.figures)
 
+    def _part(self, units: Sequence[Unit], generation: int, place: int) -> list[Unit]:
+        """The units of one update: a share of a shuffled pass."""
+        parts = self.plan.steps_per_generation
+        if parts == 1:
+            return list(units)
+        sweep, part = divmod(place, parts)
+        order = np.random.default_rng([self.plan.seed, generation, sweep, 1]).permutation(len(units))
+        return [units[int(i)] for i in np.array_split(order, parts)[part]]
 
-def with_advantages(graded: Sequence[Graded], scale: AdvantageScale) -> list[Group]:
-    """The step's groups with their advantages, worked out once over all of them."""
-    values = advantages([rollouts for _, rollouts in graded], scale)
-    return [Group(prompt, tuple(rollouts), a) for (prompt, rollouts), a in zip(graded, values)]
-
-
-def rollout_doc(prompt: Prompt, rollout: Rollout, advantage: float) -> Doc:
-    """Prompt and answer as one document: the answer's tokens are trained, its stop token included."""
-    before = len(prompt.input_ids)
-    return Doc(
-        input_ids=[*prompt.input_ids, *rollout.tokens],
-        labels=[-100] * before + list(rollout.tokens),
-        per_token={"old_logprobs": [0.0] * before + list(rollout.logprobs)},
-        fields={"advantage": advantage},
-    )
+    def _pack(self, units: Sequence[Unit]) -> list[Batch]:
+        """Rows of whole units, dealt out over ranks and micro-batches."""
+        bins = best_fit_decreasing([sum(map(len, unit)) for unit in units], self.plan.max_length)
+        rows: list[list[Doc]] = [[doc for i in chosen for doc in units[i]] for chosen in bins]
+        per = -(-len(rows) // self.plan.micro_batches)
+        mine = share(rows)
+        parts = [mine[i : i + per] for i in range(0, len(mine), max(1, per))]
+        return [collate(part, self.plan.max_length, self.plan.pad_id) for part in parts]

@@ -63,13 +63,16 @@ class Group:
             "task": self.prompt.name,
             "question": self.prompt.question,
             "thinking": self.prompt.thinking,
+            "policy": step,
+            "prompt_ids": list(self.prompt.input_ids),
             "answers": [
                 {
                     "text": r.text,
                     "reward": r.reward,
                     "parts": r.parts,
                     "advantage": round(a, 4),
-                    "tokens": len(r.tokens),
+                    "tokens": list(r.tokens),
+                    "logprobs": [round(value, 5) for value in r.logprobs],
                     "finish_reason": r.finish_reason,
                 }
                 for r, a in zip(self.rollouts, self.advantages)

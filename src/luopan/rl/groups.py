@@ -1,0 +1,196 @@
+"""Groups of answers for GRPO and its kin: prompts drawn, answered, graded, compared within their groups, written down.
+
+What is sampled is a function of (seed, generation, weights) and of nothing else, so a resumed run samples the same
+answers again. Of several processes each samples and grades its share, and all learn what came of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from luopan.errors import TrainingError
+from luopan.generate.config import SamplingParams
+from luopan.generate.engine import Completion
+from luopan.objectives.config import AdvantageScale
+from luopan.rl.feed import Collected
+from luopan.rl.log import write_log
+from luopan.rl.rollouts import Group, Prompt, Rollout, advantages
+from luopan.tokens.batch import Doc
+from luopan.train.ranks import gather_objects, share
+
+Graded = tuple[Prompt, list[Rollout]]
+Reward = Callable[[Prompt, str, Completion], tuple[float | None, dict[str, float | None]]]
+
+
+class Sampler(Protocol):
+    """What is needed of the engine."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seed: int | None = None,
+        request_ids: Sequence[int] | None = None,
+    ) -> list[Completion]: ...
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How many answers to how many prompts. Lengths in tokens."""
+
+    prompts_per_step: int
+    num_generations: int
+    sampling: SamplingParams
+    scale_rewards: AdvantageScale
+    resample_rounds: int
+    seed: int
+
+
+@dataclass
+class GroupCollector:
+    """See the module; a `rl.feed.Collector`."""
+
+    engine: Sampler
+    decode: Callable[[Sequence[int], Sequence[int]], str]
+    """The text of an answer's tokens, by the tokens of its prompt."""
+    prompts: Sequence[Prompt]
+    reward: Reward
+    settings: RolloutSettings
+    folder: Path
+    reference: Callable[[Sequence[Doc]], list[list[float]]] | None = None
+    """The reference's log-probabilities of documents, aligned with their tokens; where the loss asks for them."""
+
+    def collect(self, generation: int, step: int, carry: Mapping[str, float]) -> Collected:
+        """Sample, grade and log the answers of a generation; one document each."""
+        start = time.perf_counter()
+        drawn = self._rounds(generation)
+        seconds = time.perf_counter() - start
+        groups = with_advantages(self._chosen(drawn), self.settings.scale_rewards)
+        self._log(step, drawn, groups)
+        live = [group for group in groups if not group.dead]
+        # With nothing to learn from, the step still needs a loss of weight > 0: advantages are all zero then.
+        docs = [
+            rollout_doc(group.prompt, rollout, advantage)
+            for group in live or groups
+            for rollout, advantage in zip(group.rollouts, group.advantages)
+            if rollout.reward is not None and rollout.tokens
+        ]
+        # Figures are those of the first draw, all of it: what replaced its dead groups is a choice of mixed ones.
+        return Collected([[doc] for doc in self._referenced(docs)], self._figures(drawn, seconds))
+
+    def _referenced(self, docs: list[Doc]) -> list[Doc]:
+        if self.reference is None:
+            return docs
+        columns = self.reference(docs)
+        return [
+            replace(doc, per_token={**doc.per_token, "reference_logprobs": column})
+            for doc, column in zip(docs, columns, strict=True)
+        ]
+
+    def _rounds(self, step: int) -> list[list[Graded]]:
+        """What was sampled for a step: the prompts of the step, then replacements for dead groups, round by round."""
+        wanted = self.settings.prompts_per_step
+        rounds = [self._sample(self._draw(step, 0, wanted), step, 0)]
+        for round_ in range(1, self.settings.resample_rounds + 1):
+            missing = wanted - sum(not dead(group) for part in rounds for group in part)
+            if missing <= 0:
+                break
+            rounds.append(self._sample(self._draw(step, round_, missing), step, round_))
+        rollouts = [rollout for part in rounds for _, group in part for rollout in group]
+        if all(rollout.reward is None for rollout in rollouts):
+            raise TrainingError(
+                f"step {step}: not one of {len(rollouts)} answers could be graded",
+                hint="Try the task's verifier on one of its own reference answers.",
+            )
+        return rounds
+
+    def _chosen(self, rounds: Sequence[Sequence[Graded]]) -> list[Graded]:
+        """The groups of the step: live ones first, dead ones where there are not enough."""
+        everything = [group for part in rounds for group in part]
+        ordered = [group for group in everything if not dead(group)] + [group for group in everything if dead(group)]
+        return ordered[: len(rounds[0])]
+
+    def _draw(self, step: int, round_: int, count: int) -> list[Prompt]:
+        """`count` distinct prompts, a function of (seed, step, round)."""
+        generator = np.random.default_rng([self.settings.seed, step, round_, 0])
+        chosen = generator.choice(len(self.prompts), size=min(count, len(self.prompts)), replace=False)
+        return [self.prompts[int(i)] for i in chosen]
+
+    def _sample(self, prompts: Sequence[Prompt], step: int, round_: int) -> list[Graded]:
+        """Answers to all prompts; this rank samples and grades its share. What an answer draws is keyed by its number
+        among all, so it does not matter which rank it falls to."""
+        each = self.settings.num_generations
+        mine = share(range(len(prompts)))
+        asked = [prompts[number].input_ids for number in mine for _ in range(each)]
+        keys = [number * each + answer for number in mine for answer in range(each)]
+        seed = int(np.random.SeedSequence([self.settings.seed, step, round_, 0]).generate_state(1)[0])
+        completions = self.engine.generate(asked, self.settings.sampling, seed=seed, request_ids=keys) if asked else []
+        rollouts = [self._grade(prompts[key // each], done) for key, done in zip(keys, completions, strict=True)]
+        everything = [rollout for part in gather_objects(rollouts) for rollout in part]
+        return [(prompt, everything[i * each : (i + 1) * each]) for i, prompt in enumerate(prompts)]
+
+    def _grade(self, prompt: Prompt, completion: Completion) -> Rollout:
+        text = self.decode(completion.tokens, prompt.input_ids)
+        reward, parts = self.reward(prompt, text, completion)
+        return Rollout(
+            tuple(completion.tokens), tuple(completion.logprobs), text, completion.finish_reason, reward, parts
+        )
+
+    def _log(self, step: int, rounds: Sequence[Sequence[Graded]], trained: Sequence[Group]) -> None:
+        """All that was sampled; `round` is 0 for the generation's own prompts, and the advantages of a group that is
+        not trained on are 0."""
+        known = {id(group.rollouts[0]): group for group in trained if group.rollouts}
+        records = []
+        for number, part in enumerate(rounds):
+            for prompt, rollouts in part:
+                group = known.get(id(rollouts[0])) or Group(prompt, tuple(rollouts), (0.0,) * len(rollouts))
+                records.append({**group.record(step), "round": number})
+        write_log(self.folder, step, records)
+
+    def _figures(self, rounds: Sequence[Sequence[Graded]], seconds: float) -> dict[str, float]:
+        first = [rollout for _, group in rounds[0] for rollout in group]
+        graded = [rollout.reward for rollout in first if rollout.reward is not None]
+        tokens = sum(len(rollout.tokens) for part in rounds for _, group in part for rollout in group)
+        figures = {
+            "reward": float(np.mean(graded)) if graded else float("nan"),
+            "reward_std": float(np.std(graded)) if graded else float("nan"),
+            "completion_length": float(np.mean([len(rollout.tokens) for rollout in first])),
+            "stop_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in first])),
+            "dead_groups": float(sum(dead(group) for group in rounds[0])),
+            "replaced_groups": float(sum(not dead(group) for part in rounds[1:] for group in part)),
+            "ungraded": float(len(first) - len(graded)),
+            "sampled_tokens_per_second": tokens / seconds,
+        }
+        for name in dict.fromkeys(name for rollout in first for name in rollout.parts):
+            values = [v for rollout in first if (v := rollout.parts.get(name)) is not None]
+            figures[f"reward/{name}"] = float(np.mean(values)) if values else float("nan")
+        return figures
+
+
+def dead(graded: Graded) -> bool:
+    """Whether all graded answers to a prompt earned the same, so that nothing is learnt from it."""
+    return len({rollout.reward for rollout in graded[1] if rollout.reward is not None}) < 2
+
+
+def with_advantages(graded: Sequence[Graded], scale: AdvantageScale) -> list[Group]:
+    """The step's groups with their advantages, worked out once over all of them."""
+    values = advantages([rollouts for _, rollouts in graded], scale)
+    return [Group(prompt, tuple(rollouts), a) for (prompt, rollouts), a in zip(graded, values)]
+
+
+def rollout_doc(prompt: Prompt, rollout: Rollout, advantage: float) -> Doc:
+    """Prompt and answer as one document: the answer's tokens are trained, its stop token included."""
+    before = len(prompt.input_ids)
+    return Doc(
+        input_ids=[*prompt.input_ids, *rollout.tokens],
+        labels=[-100] * before + list(rollout.tokens),
+        per_token={"old_logprobs": [0.0] * before + list(rollout.logprobs)},
+        fields={"advantage": advantage},
+    )
