@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,13 @@ from luopan.artifacts import read_manifest
 
 pytestmark = pytest.mark.e2e
 SETTINGS = ("--until", "pretrain", "pretrain.max_steps=150", "pretrain.save_steps=10")
+
+
+def with_text(smoke: Path, runs: Path) -> Path:
+    """The folder of a run whose corpus and tokenizer are made."""
+    for stage in ("curate", "tokenizer"):
+        shutil.copytree(smoke / stage, runs / "smoke" / stage)
+    return runs / "smoke"
 
 
 def wait_for(found) -> None:
@@ -32,9 +40,10 @@ def holder(run: Path) -> int:
     return int(json.loads((run / ".lock").read_text())["pid"])
 
 
-def test_killed_twice_and_the_same_weights_in_the_end(luopan, tmp_path: Path, start) -> None:
+def test_killed_twice_and_the_same_weights_in_the_end(luopan, smoke: Path, tmp_path: Path, start) -> None:
+    with_text(smoke, tmp_path / "alone")
     luopan("run", "smoke", "--runs", str(tmp_path / "alone"), *SETTINGS)
-    run = tmp_path / "killed" / "smoke"
+    run = with_text(smoke, tmp_path / "killed")
     supervised = start(["run", "smoke", "--runs", str(tmp_path / "killed"), "--supervise", *SETTINGS])
     for seen in ("step-000020", "step-000070"):
         wait_for(lambda seen=seen: any(name >= seen for name in checkpoints(run)))
@@ -61,12 +70,13 @@ def holder_or_none(run: Path) -> int | None:
         return None
 
 
-def test_the_deadline_saves_and_the_next_sitting_goes_on(luopan, tmp_path: Path, start) -> None:
+def test_the_deadline_saves_and_the_next_sitting_goes_on(luopan, smoke: Path, tmp_path: Path) -> None:
+    run = with_text(smoke, tmp_path)
     arguments = ("run", "smoke", "--runs", str(tmp_path), "--until", "pretrain", "pretrain.max_steps=100000")
-    stopped = luopan(*arguments, "--stop-after", "20s", code=75)
+    stopped = luopan(*arguments, "--stop-after", "12s", code=75)
     assert "stopped by the deadline after step" in stopped.stderr and "error:" not in stopped.stderr
-    saved = checkpoints(tmp_path / "smoke")
+    saved = checkpoints(run)
     step = int(saved[-1].removeprefix("step-"))
     assert f"after step {step} of 100000" in stopped.stderr
-    again = luopan(*arguments, "--stop-after", "15s", code=75)
+    again = luopan(*arguments, "--stop-after", "12s", code=75)
     assert f"Going on from step {step} of 100000" in again.stderr

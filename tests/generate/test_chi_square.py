@@ -33,7 +33,7 @@ from luopan.generate.engine import Engine
 from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
 
-V, DRAWS, SEEDS, SIGNIFICANCE = 16, 10_000, (0, 1, 2), 1e-6
+V, DRAWS, SEEDS, SIGNIFICANCE = 16, 10_000, (0, 1), 1e-6
 PROMPT = [3, 1, 4, 1, 5]
 
 COMBINATIONS: list[dict[str, Any]] = [

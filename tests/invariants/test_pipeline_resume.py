@@ -26,7 +26,9 @@ def weights(run: Path, stage: str) -> str:
     return hashlib.sha256((run / stage / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "preference", "grpo"])
+@pytest.mark.parametrize(
+    "stage", ["pretrain", "grpo", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sft", "preference"))]
+)
 def test_killed_and_resumed_equals_never_killed(smoke: Path, tmp_path: Path, stage: str) -> None:
     run = tmp_path / "smoke"
     shutil.copytree(smoke, run)

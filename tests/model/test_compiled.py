@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,7 +69,10 @@ def _compare(eager: Decoder, compiled: Decoder, ids: Tensor, layout: Layout) -> 
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_compiled_blocks_equal_eager_ones_and_share_their_graphs() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_blocks_equal_eager_ones_and_share_their_graphs(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor takes a minute of compiling; which graphs there are is known before it begins."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     eager = Decoder(ModelConfig.model_validate(SHAPE))
     compiled = copy.deepcopy(eager)
     compiled.compile_blocks()
