@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from luopan.corpus.skills import generate_cases
-from luopan.corpus.skills.letters import reversing_working
+from luopan.corpus.skills.letters import counting_working, reversing_working
 from luopan.corpus.skills.words import words
 
 
@@ -59,6 +60,18 @@ def test_copying_and_the_last_item() -> None:
     for case in generate_cases("last_item", 200, 0):
         listed = re.findall(r"[a-z]+", case.question.split(":")[1])
         assert case.answer == (listed[-1] if case.variant == "last" else listed[0])
+
+
+def test_counting_letters() -> None:
+    assert counting_working("rarb", "r") == "r 1 a 1 r 2 b 2"
+    answers = []
+    for case in generate_cases("letter_counting", 400, 0, thinking=1.0):
+        read = re.fullmatch(r".*?\b([a-z])(?: are in| occur in|:| in) ((?:[a-z] )*[a-z])\??", case.question)
+        assert read is not None, case.question
+        assert read[2].split().count(read[1]) == int(case.answer)
+        assert case.reference["reasoning_content"].split()[-1] == case.answer
+        answers.append(case.answer)
+    assert max(Counter(answers).values()) < 0.3 * len(answers), "always the same answer must not pay"
 
 
 def test_reversing_working_by_hand() -> None:

@@ -1,11 +1,11 @@
-"""Skills over the letters of a word: reversing and spelling.
+"""Skills over letters: reversing and spelling words, counting a letter.
 
 A byte-pair vocabulary hides the letters of a plain word, so each skill comes in two variants. Spaced: the prompt
 shows the letters apart ("c a t"), each its own token, and the model has only to move them. Plain: the prompt shows
 the word, and the model must know its spelling, which a very small model knows only of words it was trained on.
 Reversing thinks by numbering the letters and counting down (`1 c 2 a 3 t, 3 t 2 a 1 c`): each step then looks up a
 number it has just written. Spaced reversing mixes random letters with words (`random_letters`), or a model learns the
-words instead of the way.
+words instead of the way. Counting shows its letters apart, and thinks by a running count.
 
 Words held out for the test are never asked about in training, in either variant.
 """
@@ -47,6 +47,12 @@ SPELL_SPACED = (
     "Join these letters: {letters}",
     "Put these letters together: {letters}",
     "Read this word: {letters}",
+)
+COUNT_LETTERS = (
+    "How many {letter} are in {letters}?",
+    "How often does {letter} occur in {letters}?",
+    "Count the letter {letter}: {letters}",
+    "Count {letter} in {letters}",
 )
 
 
@@ -127,7 +133,46 @@ def draw_spelling(random: Random, options: SpellingOptions, split: Split) -> Dra
     )
 
 
+@dataclass(frozen=True)
+class CountingOptions:
+    """`lengths`: letters shown, apart. The answers 0 to `most` are equally frequent, or always saying 1 would pay."""
+
+    lengths: tuple[int, ...] = (4, 5, 6, 7, 8)
+    most: int = 4
+    thinking: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_share("thinking", self.thinking)
+        if not self.lengths or not all(1 <= length <= 20 for length in self.lengths):
+            raise ValueError(f"lengths is {self.lengths!r}; between 1 and 20 letters are shown")
+        if not 1 <= self.most <= min(self.lengths):
+            raise ValueError(f"most is {self.most!r}; it is at least 1 and no more than the fewest letters shown")
+
+
+def counting_working(letters: str, wanted: str) -> str:
+    """Each letter with how often the wanted one has come by then: `r 1 a 1 r 2`."""
+    return " ".join(f"{letter} {letters[: place + 1].count(wanted)}" for place, letter in enumerate(letters))
+
+
+def draw_letter_counting(random: Random, options: CountingOptions, split: Split) -> Draft:
+    wanted = random.choice(ascii_lowercase)
+    count, length = random.randint(0, options.most), random.choice(options.lengths)
+    others = [letter for letter in ascii_lowercase if letter != wanted]
+    shown = [wanted] * count + random.choices(others, k=length - count)
+    random.shuffle(shown)
+    letters = "".join(shown)
+    return Draft(
+        user=random.choice(COUNT_LETTERS).format(letter=wanted, letters=" ".join(letters)),
+        answer=str(count),
+        verifier="number",
+        verifier_args={"answer": count},
+        key=f"{wanted} {letters}",
+        thinking=counting_working(letters, wanted),
+    )
+
+
 SKILLS = (
+    Skill("letter_counting", draw_letter_counting, CountingOptions),
     Skill("reversing", draw_reversing, LetterOptions),
     Skill("spelling", draw_spelling, SpellingOptions),
 )
