@@ -71,6 +71,8 @@ def test_counting_letters() -> None:
         assert read[2].split().count(read[1]) == int(case.answer)
         assert case.reference["reasoning_content"].split()[-1] == case.answer
         answers.append(case.answer)
+    few = generate_cases("letter_counting", 50, 0, alphabet="abc", lengths=(3,), most=2)
+    assert {one for case in few for one in case.question.split()[-3:]} <= {*"abc", "a?", "b?", "c?"}
     assert max(Counter(answers).values()) < 0.3 * len(answers), "always the same answer must not pay"
 
 

@@ -135,9 +135,11 @@ def draw_spelling(random: Random, options: SpellingOptions, split: Split) -> Dra
 
 @dataclass(frozen=True)
 class CountingOptions:
-    """`lengths`: letters shown, apart. The answers 0 to `most` are equally frequent, or always saying 1 would pay."""
+    """`lengths`: letters shown, apart, drawn from `alphabet`: the fewer there are, the sooner they are copied without a
+    slip. The answers 0 to `most` are equally frequent, or always saying 1 would pay."""
 
     lengths: tuple[int, ...] = (4, 5, 6, 7, 8)
+    alphabet: str = ascii_lowercase
     most: int = 4
     thinking: float = 0.5
 
@@ -145,6 +147,8 @@ class CountingOptions:
         check_share("thinking", self.thinking)
         if not self.lengths or not all(1 <= length <= 20 for length in self.lengths):
             raise ValueError(f"lengths is {self.lengths!r}; between 1 and 20 letters are shown")
+        if len(set(self.alphabet)) < 2 or not set(self.alphabet) <= set(ascii_lowercase):
+            raise ValueError(f"alphabet is {self.alphabet!r}; two or more of a to z")
         if not 1 <= self.most <= min(self.lengths):
             raise ValueError(f"most is {self.most!r}; it is at least 1 and no more than the fewest letters shown")
 
@@ -155,9 +159,9 @@ def counting_working(letters: str, wanted: str) -> str:
 
 
 def draw_letter_counting(random: Random, options: CountingOptions, split: Split) -> Draft:
-    wanted = random.choice(ascii_lowercase)
+    wanted = random.choice(options.alphabet)
     count, length = random.randint(0, options.most), random.choice(options.lengths)
-    others = [letter for letter in ascii_lowercase if letter != wanted]
+    others = [letter for letter in options.alphabet if letter != wanted]
     shown = [wanted] * count + random.choices(others, k=length - count)
     random.shuffle(shown)
     letters = "".join(shown)
