@@ -40,6 +40,13 @@ def test_every_tab_opens_and_fits(open_page: Open, options: dict[str, Any]) -> N
         assert out == [], f"{tab}: {out}"
 
 
+@pytest.mark.parametrize("width", [1199, 1200, 1201])
+def test_the_settings_never_lie_over_a_conversation_unasked(open_page: Open, width: int) -> None:
+    page = open_page("#/chat", viewport={"width": width, "height": 820})
+    page.wait_for_selector(".welcome")
+    assert not page.is_visible(".veil")
+
+
 def test_touch_targets_are_large_enough_on_a_phone(open_page: Open) -> None:
     page = open_page("#/chat", **PHONE)
     page.wait_for_selector(".welcome")

@@ -46,7 +46,7 @@ class ChatView {
     const middle = h("section", { class: "middle" }, bar, this.scroller, this.down, this.composer.node);
     this.veil = h("div", { class: "veil", onclick: () => { this.node.classList.remove("show-side"); this.toggleSettings(false); } });
     this.node = h("div", { class: "chat" }, this.side.node, middle, this.settings.node, this.veil);
-    const wide = window.matchMedia("(min-width: 75rem)").matches;
+    const wide = window.matchMedia("(min-width: 75.01rem)").matches;
     this.toggleSettings(wide && read("chat-panel", "open") === "open", false);
   }
 
