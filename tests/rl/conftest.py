@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rl_toys import PAD, STOP, TEMPERATURE, parity, prompts, tiny_policy
+from rl_toys import PAD, STOP, TEMPERATURE, parity, prompts, rewards_of, tiny_policy
 
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Engine
@@ -35,7 +35,7 @@ def make_feed(tmp_path: Path) -> Callable[..., OnPolicyFeed]:
         collector = GroupCollector(
             engine=Engine(model, eos_ids=[STOP], pad_id=PAD),
             decode=lambda tokens, _prompt: " ".join(map(str, tokens)),
-            reward=reward,
+            rewards=rewards_of(reward),
             settings=RolloutSettings(**settings),
             folder=folder,
             **{"prompts": prompts(), **parts},

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from luopan.generate.engine import Completion
+from collections.abc import Callable
+from typing import Any
+
 from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
+from luopan.rl.rewards import Answer, Part, Rewards, each
 from luopan.rl.rollouts import Prompt
 
 VOCAB, STOP, PAD, TEMPERATURE = 48, 1, 0, 0.7
@@ -25,7 +28,11 @@ def prompts(count: int = 24) -> list[Prompt]:
     return [Prompt((2, 3 + i, *range(4, 5 + i % 4)), lambda text: None, name=f"p{i}") for i in range(count)]
 
 
-def parity(prompt: Prompt, text: str, completion: Completion) -> tuple[float | None, dict[str, float | None]]:
+def parity(answer: Answer) -> float:
     """1 for an answer that begins with an even token."""
-    score = float(completion.tokens[0] % 2 == 0)
-    return score, {"verifier": score}
+    return float(answer.tokens[0] % 2 == 0)
+
+
+def rewards_of(score: Callable[[Answer], float | None], **more: Any) -> Rewards:
+    """One part, the same for all answers, whether they end or not."""
+    return Rewards((Part("verifier", 1.0, each(score)),), **{"truncation": "keep", **more})

@@ -13,12 +13,11 @@ from rl_toys import PAD, STOP, TEMPERATURE, parity, prompts, tiny_policy
 
 from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
-from luopan.generate.engine import Completion
 from luopan.model.decoder import Decoder
 from luopan.rl.feed import OnPolicyFeed
 from luopan.rl.groups import GroupCollector
 from luopan.rl.log import read_log
-from luopan.rl.rollouts import Prompt
+from luopan.rl.rewards import Answer
 from luopan.tokens.batch import Batch
 from luopan.train.config import TrainConfig
 from luopan.train.loop import fit
@@ -39,14 +38,12 @@ def same(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
 
 
 def constant(value: float | None) -> Callable[..., Any]:
-    return lambda prompt, text, completion: (value, {"verifier": value})
+    return lambda answer: value
 
 
-def half_dead(prompt: Prompt, text: str, completion: Completion) -> tuple[float, dict[str, float | None]]:
+def half_dead(answer: Answer) -> float:
     """Prompts with an odd number are answered wrong whatever is said; on the others half of the answers are right."""
-    if int(prompt.name[1:]) % 2:
-        return 0.0, {}
-    return parity(prompt, text, completion)  # type: ignore[return-value]
+    return 0.0 if int(answer.prompt.name[1:]) % 2 else parity(answer)
 
 
 def documents(batches: Sequence[Batch]) -> list[tuple[list[int], list[int], float]]:
@@ -159,8 +156,8 @@ def test_micro_batches_hold_the_same_answers_however_many_they_are(policy: Decod
 
 
 def test_truncated_answers_are_kept(policy: Decoder, make_feed: MakeFeed) -> None:
-    def only_ended(prompt: Prompt, text: str, completion: Completion) -> tuple[float, dict[str, float | None]]:
-        return float(completion.finish_reason == "stop"), {}
+    def only_ended(answer: Answer) -> float:
+        return float(answer.ended)
 
     sampling = SamplingParams(max_new_tokens=12, temperature=TEMPERATURE)
     feed = make_feed(policy, only_ended, sampling=sampling, prompts_per_step=12, num_generations=8)
@@ -224,10 +221,9 @@ def test_a_few_updates_raise_the_reward(policy: Decoder, make_feed: MakeFeed) ->
 
 
 def test_ungraded_answers_are_counted_and_not_trained(policy: Decoder, make_feed: MakeFeed) -> None:
-    def sometimes(prompt: Prompt, text: str, completion: Completion) -> tuple[float | None, dict[str, float | None]]:
-        first = completion.tokens[0]
-        score = None if first % 3 == 0 else float(first % 3 == 1)
-        return score, {"verifier": score}
+    def sometimes(answer: Answer) -> float | None:
+        first = answer.tokens[0]
+        return None if first % 3 == 0 else float(first % 3 == 1)
 
     feed = make_feed(policy, sometimes)
     found = documents(feed.micro_batches(0))
@@ -263,8 +259,8 @@ def test_figures_by_hand(policy: Decoder, make_feed: MakeFeed) -> None:
 def test_a_replacement_that_cannot_be_graded_does_not_end_the_training(policy: Decoder, make_feed: MakeFeed) -> None:
     first = {"round": True}
 
-    def fails_later(prompt: Prompt, text: str, completion: Completion) -> tuple[float | None, dict[str, float | None]]:
-        return (0.0 if first["round"] else None), {}
+    def fails_later(answer: Answer) -> float | None:
+        return 0.0 if first["round"] else None
 
     feed = make_feed(policy, fails_later, resample_rounds=1)
     collector = cast(GroupCollector, feed.collector)
@@ -280,8 +276,8 @@ def test_a_replacement_that_cannot_be_graded_does_not_end_the_training(policy: D
 
 
 def test_the_logged_reward_is_the_policys_own(policy: Decoder, make_feed: MakeFeed) -> None:
-    def nearly_solved(prompt: Prompt, text: str, completion: Completion) -> tuple[float, dict[str, float | None]]:
-        return (parity(prompt, text, completion)[0] or 0.0) if int(prompt.name[1:]) % 4 == 0 else 1.0, {}
+    def nearly_solved(answer: Answer) -> float:
+        return parity(answer) if int(answer.prompt.name[1:]) % 4 == 0 else 1.0
 
     plain = make_feed(policy, nearly_solved, prompts_per_step=12)
     plain.micro_batches(0)

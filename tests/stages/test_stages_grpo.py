@@ -12,17 +12,16 @@ from stage_toys import tiny_chat, workspace
 
 from luopan.corpus.skills import generate_cases
 from luopan.errors import RecipeError, TrainingError
-from luopan.generate.engine import Completion
 from luopan.recipe.specs import GrpoSpec
+from luopan.rl.feed import OnPolicyFeed
 from luopan.rl.groups import GroupCollector
+from luopan.rl.rewards import Answer, Part, Rewards, each
 from luopan.rl.rollouts import Prompt
 from luopan.stages.common import Chat
-from luopan.stages.grpo import (
-    build_feed,
-    reward,
-)
+from luopan.stages.grpo import build_feed
 from luopan.stages.measure import SUITE_SEED
 from luopan.stages.on_policy import assert_ratio_is_one, grader, rollout_figures, training_prompts
+from luopan.stages.rewarding import build_rewards
 from luopan.tokens.chat import encode_prompt
 from luopan.train.loop import fit
 from luopan.train.losses import policy_loss, token_scores
@@ -41,34 +40,40 @@ def spec(**changes: Any) -> GrpoSpec:
     return GrpoSpec(**{**values, **changes})
 
 
-def length_reward(prompt: Prompt, text: str, completion: Completion) -> tuple[float, dict[str, float | None]]:
-    return float(completion.tokens[0] % 2), {}
+def by_first_token(feed: OnPolicyFeed) -> OnPolicyFeed:
+    """The feed with another reward: whether an answer begins with an odd token."""
+    part = Part("odd", 1.0, each(lambda answer: float(answer.tokens[0] % 2)))
+    cast(GroupCollector, feed.collector).rewards = Rewards((part,), truncation="keep")
+    return feed
 
 
-def earned(text: str, *, score: float | None = 1.0, thinking: bool = True, ending: Any = "stop", extra: float = 0.25):
+def earned(
+    tmp_path: Path, text: str, *, score: float | None = 1.0, thinking: bool = True, ending: str = "stop", **more: Any
+) -> tuple[float | None, dict[str, float | None]]:
     prompt = Prompt((1,), lambda text: score, thinking=thinking)
-    return reward(prompt, text, Completion([1], [0.0], ending), format_reward=extra)
+    rewards = build_rewards(spec(**{"format_reward": 0.25, **more}), cast(Chat, None), {}, workspace(tmp_path))
+    verdicts = rewards([Answer(prompt, text, (1,), ending)])
+    return verdicts.rewards[0], verdicts.parts[0]
 
 
 # ---- rewards ----
 
 
-def test_reward_is_the_verifiers_score_and_a_little_for_form() -> None:
-    assert earned(THOUGHT) == (1.25, {"verifier": 1.0, "format": 1.0})
-    assert earned(THOUGHT, score=0.0) == (0.25, {"verifier": 0.0, "format": 1.0})
-    assert earned("2") == (1.0, {"verifier": 1.0, "format": 0.0})
-    assert earned("2", thinking=False) == (1.25, {"verifier": 1.0, "format": 1.0})
-    assert earned(THOUGHT, extra=0.0)[0] == 1.0
+def test_reward_is_the_verifiers_score_and_a_little_for_form(tmp_path: Path) -> None:
+    assert earned(tmp_path, THOUGHT) == (1.25, {"verifier": 1.0, "format": 1.0})
+    assert earned(tmp_path, THOUGHT, score=0.0) == (0.25, {"verifier": 0.0, "format": 1.0})
+    assert earned(tmp_path, "2") == (1.0, {"verifier": 1.0, "format": 0.0})
+    assert earned(tmp_path, "2", thinking=False) == (1.25, {"verifier": 1.0, "format": 1.0})
+    assert earned(tmp_path, THOUGHT, format_reward=0.0)[0] == 1.0
 
 
-def test_an_answer_without_an_end_earns_nothing_and_is_still_graded() -> None:
-    value, parts = earned(THOUGHT, ending="length")
-    assert value == 0.0 and parts["verifier"] == 0.0
+def test_an_answer_without_an_end_earns_nothing_and_is_still_graded(tmp_path: Path) -> None:
+    assert earned(tmp_path, THOUGHT, ending="length") == (0.0, {"verifier": 1.0, "format": 1.0})
 
 
-def test_an_answer_that_cannot_be_graded_has_no_reward() -> None:
-    assert earned(THOUGHT, score=None)[0] is None
-    assert earned(THOUGHT, score=None, ending="length")[0] is None
+def test_an_answer_that_cannot_be_graded_has_no_reward(tmp_path: Path) -> None:
+    assert earned(tmp_path, THOUGHT, score=None)[0] is None
+    assert earned(tmp_path, THOUGHT, score=None, ending="length")[0] is None
 
 
 def test_the_grader_is_the_cases_own_verifier() -> None:
@@ -106,7 +111,7 @@ def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> 
     reference = tiny_chat(seed=1).model
     feed, scoring = (build_feed(spec(), chat, workspace(tmp_path), model) for model in (None, reference))
     for one in (feed, scoring):
-        cast(GroupCollector, one.collector).reward = length_reward
+        by_first_token(one)
     plain, scored = feed.micro_batches(0), scoring.micro_batches(0)
     for batch, before in zip(scored, plain, strict=True):
         assert torch.equal(batch.input_ids, before.input_ids)
@@ -123,7 +128,7 @@ def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> 
 
 def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> None:
     feed = build_feed(spec(), chat, workspace(tmp_path), chat.model)
-    cast(GroupCollector, feed.collector).reward = length_reward
+    by_first_token(feed)
     (batch,) = feed.micro_batches(0)
     total, count = policy_loss(chat.model, batch, temperature=0.8, beta=0.1).metrics["kl"]
     assert float(total / count) == pytest.approx(0, abs=1e-6)
@@ -135,7 +140,7 @@ def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> N
 def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp_path: Path) -> None:
     out = workspace(tmp_path)
     feed = build_feed(spec(), chat, out)
-    cast(GroupCollector, feed.collector).reward = length_reward
+    by_first_token(feed)
     assert_ratio_is_one(chat, feed, spec(temperature=0.8), out)
     assert any("agree within" in note for note in out.progress.notes)  # type: ignore[attr-defined]
     with pytest.raises(TrainingError, match="disagree"):
@@ -146,7 +151,7 @@ def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp
 
 def test_figures_of_the_rollouts_are_given_at_logged_steps(chat: Chat, tmp_path: Path) -> None:
     feed = build_feed(spec(), chat, workspace(tmp_path))
-    cast(GroupCollector, feed.collector).reward = length_reward
+    by_first_token(feed)
     hook = rollout_figures(feed, 5, 7, tmp_path)
     feed.micro_batches(4)
     assert hook(4, chat.model) is None
@@ -166,11 +171,11 @@ def test_a_row_too_short_for_prompt_and_answer_is_refused_before_training(chat: 
 def test_bf16_is_sampled_and_trained_in_bf16(chat: Chat, tmp_path: Path) -> None:
     out = workspace(tmp_path)
     feed = build_feed(spec(precision="bf16"), chat, out)
-    cast(GroupCollector, feed.collector).reward = length_reward
+    by_first_token(feed)
     assert_ratio_is_one(chat, feed, spec(precision="bf16"), out)
     half = feed.micro_batches(0)[0].per_token["old_logprobs"]
     full_feed = build_feed(spec(), chat, workspace(tmp_path / "full"))
-    full_feed.reward = length_reward
+    by_first_token(full_feed)
     full = full_feed.micro_batches(0)[0].per_token["old_logprobs"]
     assert half.shape != full.shape or not torch.equal(half, full)
 
@@ -179,7 +184,7 @@ def sitting(folder: Path, stop_at: int | None = None, **changes: Any) -> dict[in
     """GRPO's loop from where `folder` stands, killed when it asks for the batches of `stop_at`: lines by step."""
     chat, knobs = tiny_chat(), spec(max_steps=4, logging_steps=1, save_steps=2, **changes)
     feed = build_feed(knobs, chat, workspace(folder))
-    cast(GroupCollector, feed.collector).reward = length_reward
+    by_first_token(feed)
     give = feed.micro_batches
 
     def until(step: int) -> Any:
@@ -216,7 +221,7 @@ def test_a_resumed_run_has_all_figures(tmp_path: Path) -> None:
 def test_the_last_line_has_the_rollouts_figures(tmp_path: Path) -> None:
     chat, knobs = tiny_chat(), spec(max_steps=3, logging_steps=2)
     feed = build_feed(knobs, chat, workspace(tmp_path))
-    cast(GroupCollector, feed.collector).reward = length_reward
+    by_first_token(feed)
     loss = partial(policy_loss, temperature=knobs.temperature, epsilon=knobs.epsilon)
     hooks = [rollout_figures(feed, knobs.logging_steps, knobs.max_steps, tmp_path)]
     result = fit(chat.model, feed, loss, knobs, tmp_path, device="cpu", seed=1, progress=SilentProgress(), hooks=hooks)

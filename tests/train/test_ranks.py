@@ -31,6 +31,7 @@ from luopan.train.ranks import (
     rank,
     share,
     sum_over_ranks,
+    together,
     unused,
     world_size,
 )
@@ -80,8 +81,18 @@ def main(root: Path) -> None:
         fit(model, SharedFeed(), causal_lm_loss, config(), root / "x", device="cpu", seed=0, progress=SilentProgress())
     except TrainingError as error:
         report["different"] = error.message
+    report["together"] = together(lambda: rank())
+    for fault in (ValueError("the verifier broke"), TrainingError("no room", hint="make some")):
+        try:
+            together(lambda fault=fault: fail(fault) if rank() else None)  # type: ignore[misc]
+        except Exception as error:
+            report.setdefault("failed", []).append([type(error).__name__, str(error)])
     (root / f"report-{rank()}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.distributed
@@ -105,6 +116,11 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         assert report["world"] == 2 and report["sums"] == [[3.0] * 3, [2.0] * 4]
         assert "SIGTERM after step 3" in report["stopped"]
         assert "different weights" in report["different"]
+        assert report["together"] == number
+        own = [["ValueError", "the verifier broke"], ["TrainingError", "no room\n  make some"]]
+        heard = [["TrainingError", "rank 1 failed: ValueError: the verifier broke"],
+                 ["TrainingError", "rank 1 failed: no room\n  make some"]]  # fmt: skip
+        assert report["failed"] == (own if number else heard)
     two = [torch.load(tmp_path / f"{name}-{n}.pt") for name in ("two", "stopped") for n in range(2)]
     assert all(torch.equal(two[0], other) for other in two[1:])
     torch.testing.assert_close(two[0], alone, rtol=0, atol=2e-6)

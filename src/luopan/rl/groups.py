@@ -20,12 +20,14 @@ from luopan.generate.engine import Completion
 from luopan.objectives.config import AdvantageScale
 from luopan.rl.feed import Collected
 from luopan.rl.log import write_log
+from luopan.rl.rewards import Answer, Rewards
 from luopan.rl.rollouts import Group, Prompt, Rollout, advantages
 from luopan.tokens.batch import Doc
-from luopan.train.ranks import gather_objects, share
+from luopan.train.ranks import gather_objects, share, together
 
 Graded = tuple[Prompt, list[Rollout]]
-Reward = Callable[[Prompt, str, Completion], tuple[float | None, dict[str, float | None]]]
+Decode = Callable[[Sequence[int], Sequence[int]], str]
+"""The text of an answer's tokens, by the tokens of its prompt."""
 
 
 class Sampler(Protocol):
@@ -58,10 +60,9 @@ class GroupCollector:
     """See the module; a `rl.feed.Collector`."""
 
     engine: Sampler
-    decode: Callable[[Sequence[int], Sequence[int]], str]
-    """The text of an answer's tokens, by the tokens of its prompt."""
+    decode: Decode
     prompts: Sequence[Prompt]
-    reward: Reward
+    rewards: Rewards
     settings: RolloutSettings
     folder: Path
     reference: Callable[[Sequence[Doc]], list[list[float]]] | None = None
@@ -132,16 +133,10 @@ class GroupCollector:
         keys = [number * each + answer for number in mine for answer in range(each)]
         seed = int(np.random.SeedSequence([self.settings.seed, step, round_, 0]).generate_state(1)[0])
         completions = self.engine.generate(asked, self.settings.sampling, seed=seed, request_ids=keys) if asked else []
-        rollouts = [self._grade(prompts[key // each], done) for key, done in zip(keys, completions, strict=True)]
-        everything = [rollout for part in gather_objects(rollouts) for rollout in part]
+        answered = [prompts[key // each] for key in keys]
+        graded = together(lambda: graded_rollouts(self.rewards, self.decode, answered, completions))
+        everything = [rollout for part in gather_objects(graded) for rollout in part]
         return [(prompt, everything[i * each : (i + 1) * each]) for i, prompt in enumerate(prompts)]
-
-    def _grade(self, prompt: Prompt, completion: Completion) -> Rollout:
-        text = self.decode(completion.tokens, prompt.input_ids)
-        reward, parts = self.reward(prompt, text, completion)
-        return Rollout(
-            tuple(completion.tokens), tuple(completion.logprobs), text, completion.finish_reason, reward, parts
-        )
 
     def _log(self, step: int, rounds: Sequence[Sequence[Graded]], trained: Sequence[Group]) -> None:
         """All that was sampled; `round` is 0 for the generation's own prompts, and the advantages of a group that is
@@ -177,6 +172,21 @@ class GroupCollector:
 def dead(graded: Graded) -> bool:
     """Whether all graded answers to a prompt earned the same, so that nothing is learnt from it."""
     return len({rollout.reward for rollout in graded[1] if rollout.reward is not None}) < 2
+
+
+def graded_rollouts(
+    rewards: Rewards, decode: Decode, prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> list[Rollout]:
+    """Completions with what they earn, all graded in one call; `prompts` has one for each."""
+    answers = [
+        Answer(prompt, decode(done.tokens, prompt.input_ids), tuple(done.tokens), done.finish_reason)
+        for prompt, done in zip(prompts, completions, strict=True)
+    ]
+    verdicts = rewards(answers)
+    return [
+        Rollout(answer.tokens, tuple(done.logprobs), answer.text, answer.finish_reason, reward, parts)
+        for answer, done, reward, parts in zip(answers, completions, verdicts.rewards, verdicts.parts, strict=True)
+    ]
 
 
 def with_advantages(graded: Sequence[Graded], scale: AdvantageScale) -> list[Group]:

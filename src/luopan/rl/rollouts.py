@@ -8,7 +8,7 @@ for, replaced by another draw of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,20 @@ from luopan.objectives.policy import group_advantages
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question to the policy: its tokens and how an answer is graded (text -> score in [0, 1], or None)."""
+    """A question to the policy: its tokens and how an answer is graded (text -> score in [0, 1], or None).
+
+    `question` and `answer` are for people to read, `messages` for graders that read the conversation. `key` is the
+    prompt's place among the training prompts.
+    """
 
     input_ids: tuple[int, ...]
     grade: Callable[[str], float | None]
     name: str = ""
     thinking: bool = False
     question: str = ""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    answer: str = ""
+    key: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 from luopan.evals.skills import standard_error
-from luopan.evals.verifiers import thinking_format
 from luopan.generate.config import SamplingParams
-from luopan.generate.engine import Completion
 from luopan.generate.replies import reply_text
 from luopan.model.decoder import Decoder
 from luopan.recipe.rl_specs import GrpoSpec
 from luopan.report.data import Figure
 from luopan.rl.feed import OnPolicyFeed
 from luopan.rl.groups import GroupCollector, RolloutSettings
-from luopan.rl.rollouts import Prompt
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     MODEL_PAYLOAD,
@@ -54,6 +51,7 @@ from luopan.stages.on_policy import (
     training_prompts,
     update_plan,
 )
+from luopan.stages.rewarding import build_rewards
 from luopan.train.losses import policy_loss
 from luopan.train.preflight import check_training
 
@@ -85,7 +83,7 @@ class Grpo:
             "before", lambda: {**suite_of(inputs["model"][0], chat, spec.suite), **sampled_accuracy(spec, chat)}
         )
         reference = open_model(inputs["model"][0], device).model if spec.beta else None
-        feed = build_feed(spec, chat, out, reference)
+        feed = build_feed(spec, chat, out, reference, inputs)
         assert_ratio_is_one(chat, feed, spec, out)
         knobs: dict[str, Any] = {"epsilon": spec.epsilon, "beta": spec.beta, "loss_type": spec.loss_type}
         if spec.epsilon_high is not None:
@@ -116,7 +114,9 @@ class Grpo:
         return metrics_of(figures, **fit_metrics(result), reward=result.last.get("reward"))
 
 
-def build_feed(spec: GrpoSpec, chat: Chat, out: Workspace, reference: Decoder | None = None) -> OnPolicyFeed:
+def build_feed(
+    spec: GrpoSpec, chat: Chat, out: Workspace, reference: Decoder | None = None, inputs: Inputs | None = None
+) -> OnPolicyFeed:
     """Prompts of the tasks in their shares, the verifiers as rewards, the engine on the policy's own weights."""
     prompts = training_prompts(spec, chat, out.seed)
     check_fits(spec, prompts)
@@ -124,7 +124,7 @@ def build_feed(spec: GrpoSpec, chat: Chat, out: Workspace, reference: Decoder | 
         engine=PreciseEngine(engine_of(chat), chat.device, spec.precision),
         decode=partial(reply_text, chat.tokenizer),
         prompts=prompts,
-        reward=partial(reward, format_reward=spec.format_reward),
+        rewards=build_rewards(spec, chat, inputs or {}, out),
         settings=RolloutSettings(
             prompts_per_step=spec.prompts_per_step,
             num_generations=spec.num_generations,
@@ -137,20 +137,6 @@ def build_feed(spec: GrpoSpec, chat: Chat, out: Workspace, reference: Decoder | 
         reference=None if reference is None else scorer(reference, spec, chat),
     )
     return OnPolicyFeed(collector, update_plan(spec, chat, out.seed), out.path / "rollouts")
-
-
-def reward(
-    prompt: Prompt, text: str, completion: Completion, *, format_reward: float
-) -> tuple[float | None, dict[str, float | None]]:
-    """The verifier's score, plus `format_reward` for thinking as asked; an answer without an end earns nothing."""
-    score = prompt.grade(text)
-    formed = thinking_format(text, enable_thinking=prompt.thinking).score
-    parts = {"verifier": score, "format": formed}
-    if score is None:
-        return None, parts
-    if completion.finish_reason != "stop":
-        return 0.0, {**parts, "verifier": 0.0}
-    return score + format_reward * (formed or 0.0), parts
 
 
 def _figures(spec: GrpoSpec, before: dict[str, Any], after: dict[str, Any], last: dict[str, Any]) -> list[Figure]:

@@ -79,9 +79,12 @@ def training_prompts(spec: OnPolicySpec, chat: Chat, seed: int) -> list[Prompt]:
         cases += generate_cases(task.skill, count, seed + number, "train", **options)
     rows = [Conversation(case.messages, case.enable_thinking) for case in cases]
     return [
-        Prompt(tuple(ids), grader(case), case.skill, case.enable_thinking, case.question)
-        for case, ids in zip(cases, encode_prompts(chat.tokenizer, rows))
-    ]
+        Prompt(
+            tuple(ids), grader(case), case.skill, case.enable_thinking, case.question,
+            messages=tuple(case.messages), answer=case.answer, key=key,
+        )
+        for key, (case, ids) in enumerate(zip(cases, encode_prompts(chat.tokenizer, rows)))
+    ]  # fmt: skip
 
 
 def sampled_accuracy(spec: OnPolicySpec, chat: Chat) -> dict[str, Any]:

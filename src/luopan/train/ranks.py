@@ -26,9 +26,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from luopan.errors import TrainingError
+from luopan.errors import LuopanError, TrainingError
 
 Item = TypeVar("Item")
+Done = TypeVar("Done")
 BUCKET_ELEMENTS = 2**24  # 64 MiB of fp32: large enough for the network, small enough beside the gradients
 WAIT = timedelta(days=14)  # for rank 0, which may be at work alone
 STEP = timedelta(minutes=10)  # for the others to appear, and for a tensor: NCCL notices a dead peer by this alone
@@ -203,6 +204,33 @@ def from_leader(value: Any) -> Any:
 def barrier() -> None:
     """Wait for the other ranks, as long as it takes."""
     gather_objects(None)
+
+
+def together(work: Callable[[], Done]) -> Done:
+    """Every rank does `work`, which speaks to no other rank; where it fails on one, all raise and none is left waiting.
+
+    The rank that failed raises its own error, the others a TrainingError with its words.
+    """
+    if world_size() == 1:
+        return work()
+    failed: Exception | None = None
+    try:
+        done = work()
+    except Exception as error:
+        failed = error
+    words = [value for value in gather_objects(None if failed is None else _words(failed)) if value is not None]
+    if failed is not None:
+        raise failed
+    if words:
+        number, message, hint = words[0]
+        raise TrainingError(f"rank {number} failed: {message}", hint=hint)
+    return done
+
+
+def _words(error: Exception) -> tuple[int, str, str | None]:
+    if isinstance(error, LuopanError):
+        return rank(), error.message, error.hint
+    return rank(), f"{type(error).__name__}: {error}", None
 
 
 def leader_first(work: Callable[[], None]) -> None:
