@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ import torch
 
 from luopan.model.config import ModelConfig
 from luopan.model.decoder import Decoder
+from luopan.model.policy_value import PolicyAndValue, value_from_policy
 from luopan.objectives.base import LossTerm
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.train.config import TrainConfig
 from luopan.train.loop import FitResult, fit
 from luopan.train.losses import causal_lm_loss, kto_loss, policy_loss, preference_loss
+from luopan.train.ppo_loss import ppo_loss
 from luopan.train.progress import SilentProgress
 
 VOCAB, LENGTH, DOCUMENTS = 40, 32, 32
@@ -49,10 +52,12 @@ LOSSES: dict[str, Callable[..., LossTerm]] = {
     "grpo grpo": functools.partial(policy_loss, loss_type="grpo", epsilon=0.2),
     "grpo bnpo": functools.partial(policy_loss, loss_type="bnpo", epsilon=0.2),
     "grpo dr_grpo": functools.partial(policy_loss, loss_type="dr_grpo", epsilon=0.2, max_completion_length=LENGTH),
+    "ppo": functools.partial(ppo_loss, cliprange=0.2, vf_coef=0.5, cliprange_value=0.2),
 }
 
 
-def tiny_model() -> Decoder:
+def tiny_model(name: str = "") -> Decoder:
+    """What the objective of this name trains."""
     config = ModelConfig(
         vocab_size=VOCAB,
         hidden_size=16,
@@ -64,7 +69,8 @@ def tiny_model() -> Decoder:
     )
     model = Decoder(config)
     model.reset_parameters(5)
-    return model
+    # The pair has of a decoder what the loop asks for.
+    return cast(Decoder, PolicyAndValue(model, value_from_policy(model, 6))) if name == "ppo" else model
 
 
 def documents(step: int) -> list[Doc]:
@@ -82,6 +88,7 @@ def documents(step: int) -> list[Doc]:
                 per_token={
                     "old_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
                     "reference_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
+                    **{name: rng.normal(0, 0.5, length).tolist() for name in ("advantages", "old_values", "returns")},
                 },
                 fields={
                     "pair": n // 2,
@@ -108,9 +115,9 @@ class CutFeed:
         return [collate([g[i : i + 2] for i in range(0, size, 2)], 2 * LENGTH, 0) for g in groups]
 
 
-def train(loss: Callable[..., LossTerm], pieces: int, folder: Path) -> tuple[torch.Tensor, FitResult]:
+def train(loss: Callable[..., LossTerm], pieces: int, folder: Path, name: str = "") -> tuple[torch.Tensor, FitResult]:
     """All weights after three updates. The large epsilon keeps Adam from blowing rounding errors up to its step."""
-    model = tiny_model()
+    model = tiny_model(name)
     config = TrainConfig(
         learning_rate=1e-2,
         max_steps=3,
@@ -125,9 +132,9 @@ def train(loss: Callable[..., LossTerm], pieces: int, folder: Path) -> tuple[tor
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_four_times_eight_equals_one_times_thirty_two(name: str, tmp_path: Path) -> None:
-    whole, one = train(LOSSES[name], 1, tmp_path / "whole")
-    cut, four = train(LOSSES[name], 4, tmp_path / "cut")
-    start = torch.cat([parameter.detach().flatten() for parameter in tiny_model().parameters()])
+    whole, one = train(LOSSES[name], 1, tmp_path / "whole", name)
+    cut, four = train(LOSSES[name], 4, tmp_path / "cut", name)
+    start = torch.cat([parameter.detach().flatten() for parameter in tiny_model(name).parameters()])
     assert (whole - start).abs().max() > 100 * TOLERANCE, "nothing was learned: the comparison would say nothing"
     assert (whole - cut).abs().max() <= TOLERANCE
     assert one.tokens == four.tokens

@@ -280,6 +280,12 @@ class Decoder(nn.Module):
         self.expert_counts += counts
 
     @torch.no_grad()
+    def forget_counts(self, bad: Tensor) -> None:
+        """Where `bad` is 1 the step was left out, and no router must heed its counts."""
+        if self.expert_counts is not None:
+            self.expert_counts.mul_(1 - bad)
+
+    @torch.no_grad()
     def finish_step(self, reduce: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
         """Hand the step's counts to the routers and begin anew; `reduce` sums a tensor over all processes in place.
 

@@ -112,8 +112,7 @@ class Stepper:
         metrics |= {f"grad_norm/{name}": (value / weight, one) for name, value in group_norms.items()}
         reduce = (lambda counts: sum_over_ranks([counts])) if world_size() > 1 else None
         model = self.placement.model
-        if model.expert_counts is not None:
-            model.expert_counts.mul_(1 - bad)  # a router must not heed a step that was left out
+        model.forget_counts(bad)
         figures = model.finish_step(reduce)
         metrics |= {name: (value, one) for name, value in figures.items()}
         return Update(bad, norm, metrics)
