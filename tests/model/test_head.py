@@ -92,10 +92,32 @@ def test_no_piece_is_larger_than_it_should_be(monkeypatch: pytest.MonkeyPatch) -
     seen = []
     log_softmax_ = head.log_softmax_
     monkeypatch.setattr(head, "log_softmax_", lambda x: (seen.append(tuple(x.shape)), log_softmax_(x))[1])
+    monkeypatch.setattr(head, "KEPT_BYTES", 0)
     hidden, weight, targets = tensors()
     linear_cross_entropy(hidden, weight, targets)[0].backward()
     linear_logprobs(hidden, weight, targets)[0].sum().backward()
     assert seen == [(4, V), (4, V), (2, V)] * 3  # once for the loss; forward and again backward for log-probabilities
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_what_is_kept_for_the_backward_pass_changes_no_bit(monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    def gradients(kept: int, seen: list[int]) -> list[torch.Tensor]:
+        original = head.log_softmax_
+        with monkeypatch.context() as patch:
+            patch.setattr(head, "KEPT_BYTES", kept)
+            patch.setattr(head, "log_softmax_", lambda x: (seen.append(len(x)), original(x))[1])
+            hidden, weight, targets = tensors()
+            scores, _ = linear_logprobs(hidden, weight, targets, temperature=temperature)
+            total = (scores * torch.arange(10.0)).sum()
+            # Twice: the first pass writes over what was kept.
+            first = torch.autograd.grad(total, (hidden, weight), retain_graph=True)
+            return [scores.detach(), *first, *torch.autograd.grad(total, (hidden, weight))]
+
+    kept: list[int] = []
+    again: list[int] = []
+    for one, other in zip(gradients(4 * 10 * V, kept), gradients(4 * 10 * V - 1, again), strict=True):
+        assert torch.equal(one, other)
+    assert kept == [4, 4, 2] * 2 and again == [4, 4, 2] * 3  # the second backward pass computes again
 
 
 def test_autocast_computes_in_bf16_and_keeps_gradients_in_fp32() -> None:
