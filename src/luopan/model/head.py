@@ -25,8 +25,8 @@ from torch.autograd.function import once_differentiable
 from luopan.model.ops import input_gradient, log_softmax_, product
 from luopan.model.pieces import piece_rows
 
-# Log-probabilities that `linear_logprobs` keeps for the backward pass (CPU), at most: GRPO's step on 128 answers of some
-# 20 tokens at a vocabulary of 2048 (19 MB) is 8% faster than with a second pass through the head.
+# Log-probabilities that `linear_logprobs` keeps for the backward pass (CPU), at most: a GRPO step on 128 answers of
+# some 20 tokens at a vocabulary of 2048 (19 MB) is 8% faster than with a second pass through the head.
 KEPT_BYTES = 64 * 2**20
 
 
