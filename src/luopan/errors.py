@@ -55,3 +55,10 @@ class Interrupted(LuopanError):
     """The user stopped the run; what was done is saved."""
 
     exit_code = 130
+
+
+class FeedUnavailable(LuopanError):
+    """What a training learns from cannot be had at present (an endpoint is away). The loop saves before it passes it
+    on, so the run can go on later; 75 is EX_TEMPFAIL of sysexits.h: run it again."""
+
+    exit_code = 75

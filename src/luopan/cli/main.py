@@ -1,8 +1,8 @@
 """`luopan VERB …`: finds the verb, runs it, and turns whatever it raises into a message and an exit code.
 
 0 done, 1 findings, 2 a mistake of the user's, 3 a failure of ours, 74 ended by its own watchdog (`train/watchdog.py`),
-75 stopped by --stop-after, 130 interrupted. The list of verbs is static and a verb's module is imported only when it is
-asked for: `luopan --help` imports neither typer nor anything heavier.
+75 stopped by --stop-after or because an endpoint is away, 130 interrupted. The list of verbs is static and a verb's
+module is imported only when it is asked for: `luopan --help` imports neither typer nor anything heavier.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def overview() -> str:
         "Trains small language models from raw text to an aligned chat model, out of one recipe.\n\n"
         f"Verbs (luopan VERB --help says more):\n{verbs}\n\n{EXAMPLES}\n"
         "Exit codes: 0 done, 1 findings, 2 a mistake in what was asked, 3 a failure of luopan, 75 stopped by\n"
-        "--stop-after (run it again), 130 interrupted.\n"
+        "--stop-after or because an endpoint is away (run it again), 130 interrupted.\n"
         "LUOPAN_TRACEBACK=1 shows the traceback of an error."
     )
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 from luopan.errors import Interrupted, RecipeError
@@ -30,6 +31,14 @@ from luopan.errors import Interrupted, RecipeError
 DEADLINE = "the deadline"
 SIGNAL_CODE, DEADLINE_CODE = 130, 75
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+_wish: ContextVar[StopWish | None] = ContextVar("luopan_stop_wish", default=None)
+
+
+def current_wish() -> StopWish | None:
+    """The wish of the training that this code runs in, for what has to wait deep inside of it; None outside of one."""
+    return _wish.get()
 
 
 class StopNow(KeyboardInterrupt):
@@ -96,8 +105,18 @@ def stop_on_signal(
     caught. An ignored SIGINT stays ignored (a shell does that to what it starts in the background).
     """
     wish = StopWish(stop_at, clock)
+    outer = _wish.set(wish)
+    try:
+        with _handlers(wish, note):
+            yield wish
+    finally:
+        _wish.reset(outer)
+
+
+@contextmanager
+def _handlers(wish: StopWish, note: Callable[[str], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -115,9 +134,9 @@ def stop_on_signal(
     for number, old in previous.items():
         if old is not signal.SIG_IGN:
             signal.signal(number, handle)
-    alarm = deadline_alarm(stop_at, clock)
+    alarm = deadline_alarm(wish.stop_at, wish.clock)
     try:
-        yield wish
+        yield
     finally:
         if alarm is not None:
             alarm.cancel()

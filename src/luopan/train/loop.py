@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
 from luopan.artifacts import stable_hash
-from luopan.errors import TrainingError
+from luopan.errors import FeedUnavailable, TrainingError
 from luopan.model.decoder import Decoder
 from luopan.tokens.batch import Batch
 from luopan.train.account import Account
@@ -73,8 +74,9 @@ def fit(
     Writes `folder/metrics.jsonl` and `folder/checkpoints/`. `stop_at` (`time.monotonic` seconds) is a deadline.
     `branch` is a checkpoint of another run with the same shapes (or a folder of them) to begin from: weights, optimizer
     and position, under this run's schedule. Raises `Interrupted` after saving on Ctrl-C, SIGTERM or the deadline;
-    `TrainingError` for what cannot be trained; `DiskFullError`/`ArtifactError` where the end cannot be saved (earlier
-    checkpoints are then intact). In several processes, each calls it with its own feed and the same everything else.
+    `FeedUnavailable`, after saving too, where the feed waits for what is away; `TrainingError` for what cannot be
+    trained; `DiskFullError`/`ArtifactError` where the end cannot be saved (earlier checkpoints are then intact). In
+    several processes, each calls it with its own feed and the same everything else.
     """
     loop = Loop(
         model, feed, loss_fn, config, Path(folder), torch.device(device), seed, progress, on_log, tuple(hooks), branch
@@ -102,6 +104,7 @@ class Loop:
     account: Account = field(default_factory=Account)
     resumed_from: int | None = None
     save_is_due: bool = False
+    standing: dict[str, Any] | None = None  # what a checkpoint of this step would hold, where the feed may fail
     expected_memory: MemoryEstimate | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -117,7 +120,10 @@ class Loop:
                 if self.resumed_from == self.step:
                     self.finish_step()  # a checkpoint is made before its step's hooks and line
                 while self.step < self.config.max_steps:
-                    self.train_step()
+                    try:
+                        self.train_step()
+                    except (FeedUnavailable, StopNow) as away:
+                        self.leave_without_a_feed(away)
                     self.after_step()
                     collector.collect()
                 self.finish()
@@ -245,6 +251,8 @@ class Loop:
             self.save(final=final or stop is not None)
         if stop:
             self.leave(stop)
+        if getattr(self.feed, "reads_weights", False):
+            self.standing = self.state()  # as a checkpoint of this step has it: made before hooks and line
         self.finish_step()
 
     def finish(self) -> None:
@@ -260,11 +268,23 @@ class Loop:
         """What asks this or another rank to stop."""
         return next((name for name in gather_objects(self.wish.name) if name), None)
 
-    def leave(self, reason: str | None) -> None:
+    def leave(self, reason: str | None) -> NoReturn:
         """Raise `Interrupted`; this step is saved."""
         with self.watchdog.paused():
             self.saver.close()
         raise self.wish.interrupted(self.step, self.config.max_steps, reason)
+
+    def leave_without_a_feed(self, away: FeedUnavailable | StopNow) -> NoReturn:
+        """The feed cannot give the next step, or was stopped while it waited: save what was done, and end."""
+        if self.standing is not None:
+            self.save(final=True, state=self.standing)
+        if isinstance(away, StopNow):
+            self.leave(None)
+        with self.watchdog.paused():
+            self.saver.close()
+        saved = f"Everything up to step {self.step} of {self.config.max_steps} is saved." if self.step else None
+        away.hint = " ".join(filter(None, (away.hint, saved, "Run the same command again to go on.")))
+        raise away
 
     def logs(self) -> bool:
         """Whether this step has a line in the metrics (if no hook gives it one)."""
@@ -321,9 +341,18 @@ class Loop:
             if self.on_log is not None:
                 self.on_log(line)
 
-    def save(self, *, final: bool) -> None:
+    def save(self, *, final: bool, state: dict[str, Any] | None = None) -> None:
         """A checkpoint of this moment; `final`: on the disk when this returns."""
-        state = {
+        state = self.state() if state is None else state
+        if rank() == 0:
+            self.log.sync()
+        with self.watchdog.paused():
+            self.saver.save(self.step, self.stepper.tensors(), state, final=final)
+        self.save_is_due = False
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors."""
+        return {
             "account": self.account.state(),
             "data_step": self.skips.data_step(self.step),
             "rows": first_row(self.config, self.skips.data_step(self.step)),
@@ -332,11 +361,6 @@ class Loop:
             "monitor": self.monitor.state(),
             "random": gather_objects(random_state()),
         }
-        if rank() == 0:
-            self.log.sync()
-        with self.watchdog.paused():
-            self.saver.save(self.step, self.stepper.tensors(), state, final=final)
-        self.save_is_due = False
 
     def note(self, text: str) -> None:
         """Tell the user, once, whatever the number of processes."""
