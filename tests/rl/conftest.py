@@ -26,6 +26,7 @@ def make_feed(tmp_path: Path) -> Callable[..., OnPolicyFeed]:
     def make(model: Decoder, reward: Any = parity, **changes: Any) -> OnPolicyFeed:
         parts = {key: changes.pop(key) for key in ("prompts", "folder", "reference") if key in changes}
         plan: dict[str, Any] = {"max_length": 40, "micro_batches": 1, "num_iterations": 1, "steps_per_generation": 1}
+        plan |= {"share_prompts": False, "one_row": False}
         plan |= {key: changes.pop(key) for key in plan if key in changes}
         settings: dict[str, Any] = {
             "prompts_per_step": 6, "num_generations": 4, "scale_rewards": "group", "resample_rounds": 0, "seed": 5,

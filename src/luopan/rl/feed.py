@@ -20,8 +20,8 @@ import numpy as np
 
 from luopan.artifacts import atomic_write_json
 from luopan.rl.buffer import Unit, drop_buffers, read_buffer, write_buffer
-from luopan.tokens.batch import Batch, Doc, collate
-from luopan.tokens.packing import best_fit_decreasing
+from luopan.rl.packing import lay_out, pack_units
+from luopan.tokens.batch import Batch
 from luopan.train.checkpoint import steps_saved
 from luopan.train.ranks import from_leader, rank, share
 
@@ -50,7 +50,7 @@ class Collector(Protocol):
 @dataclass(frozen=True)
 class UpdatePlan:
     """How a generation is cut into updates. `num_iterations`: passes over it; `steps_per_generation`: updates in each;
-    `micro_batches`: per update; `max_length`: tokens per packed row."""
+    `micro_batches`: per update; `max_length`: tokens per packed row; `share_prompts`, `one_row`: see `rl.packing`."""
 
     max_length: int
     pad_id: int
@@ -58,6 +58,8 @@ class UpdatePlan:
     num_iterations: int = 1
     steps_per_generation: int = 1
     micro_batches: int = 1
+    share_prompts: bool = False
+    one_row: bool = False
 
     @property
     def updates(self) -> int:
@@ -129,9 +131,8 @@ class OnPolicyFeed:
 
     def _pack(self, units: Sequence[Unit]) -> list[Batch]:
         """Rows of whole units, dealt out over ranks and micro-batches."""
-        bins = best_fit_decreasing([sum(map(len, unit)) for unit in units], self.plan.max_length)
-        rows: list[list[Doc]] = [[doc for i in chosen for doc in units[i]] for chosen in bins]
+        rows = pack_units(units, self.plan.max_length, share_prompts=self.plan.share_prompts)
         per = -(-len(rows) // self.plan.micro_batches)
         mine = share(rows)
         parts = [mine[i : i + per] for i in range(0, len(mine), max(1, per))]
-        return [collate(part, self.plan.max_length, self.plan.pad_id) for part in parts]
+        return [lay_out(part, self.plan.pad_id, one_row=self.plan.one_row) for part in parts]

@@ -60,7 +60,7 @@ class Grpo:
     """See the module."""
 
     kind: ClassVar[str] = "grpo"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     payload: ClassVar[tuple[str, ...]] = MODEL_PAYLOAD
 
     @staticmethod

@@ -43,6 +43,9 @@ def update_plan(spec: OnPolicySpec, chat: Chat, seed: int) -> UpdatePlan:
         num_iterations=spec.num_iterations,
         steps_per_generation=spec.steps_per_generation,
         micro_batches=spec.gradient_accumulation_steps,
+        # Experts' loads would count a shared prompt once.
+        share_prompts=not any(chat.model.config.moe_layers),
+        one_row=chat.device.type == "cpu",
     )
 
 

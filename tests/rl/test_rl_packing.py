@@ -1,0 +1,129 @@
+"""Packing for learning from rollouts: one prompt before all its answers, no padding, and the loss and gradients of
+documents that stand alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from rl_toys import PAD, tiny_policy
+
+from luopan.errors import DataError
+from luopan.model.decoder import Decoder
+from luopan.rl.buffer import Unit
+from luopan.rl.feed import OnPolicyFeed
+from luopan.rl.packing import lay_out, pack_units, prompt_of
+from luopan.tokens.batch import Batch, Doc
+from luopan.train.losses import policy_loss
+
+MakeFeed = Callable[..., OnPolicyFeed]
+
+
+def doc(prompt: list[int], answer: list[int], advantage: float = 1.0) -> Doc:
+    return Doc(
+        input_ids=[*prompt, *answer],
+        labels=[-100] * len(prompt) + answer,
+        per_token={"old_logprobs": [0.0] * len(prompt) + [-0.1 * token for token in answer]},
+        fields={"advantage": advantage},
+    )
+
+
+def answers(prompt: list[int], *lengths: int) -> list[Unit]:
+    """Units of one document with answers of these lengths."""
+    return [[doc(prompt, [7 + number] * length, number - 1.5)] for number, length in enumerate(lengths)]
+
+
+def spelled(rows: list[list[Doc]]) -> list[list[int]]:
+    """All documents, whole, sorted."""
+    found = []
+    for row in rows:
+        trunk: list[int] = []
+        for one in row:
+            own = list(map(int, one.input_ids))
+            trunk = trunk if one.prefix else own
+            found.append([*trunk[: one.prefix], *own])
+    return sorted(found)
+
+
+def gradients(model: Decoder, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, float]:
+    model.zero_grad()
+    term = policy_loss(model, batch, temperature=0.7, loss_type="grpo")
+    term.total.backward()
+    flat = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+    return term.total.detach(), flat, float(term.weight)
+
+
+@pytest.mark.parametrize("one_row", [False, True])
+@pytest.mark.parametrize("share_prompts", [False, True])
+def test_loss_and_gradients_are_those_of_documents_alone(one_row: bool, share_prompts: bool) -> None:
+    units = [*answers([2, 3, 4, 5], 3, 1, 6, 2), *answers([2, 9, 4], 5, 5, 2), *answers([2, 3, 4, 5], 4)]
+    alone = [lay_out([list(unit)], PAD, one_row=False) for unit in units]
+    model = tiny_policy()
+    parts = [gradients(model, batch) for batch in alone]
+    rows = pack_units(units, 24, share_prompts=share_prompts)
+    total, gradient, weight = gradients(model, lay_out(rows, PAD, one_row=one_row))
+    assert weight == sum(part[2] for part in parts) == 8
+    torch.testing.assert_close(total, torch.stack([part[0] for part in parts]).sum())
+    torch.testing.assert_close(gradient, torch.stack([part[1] for part in parts]).sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_prompt_stands_once_before_its_answers_and_nothing_is_padded() -> None:
+    units = [*answers([2, 3, 4, 5], 3, 1, 6, 2), *answers([2, 9, 4], 5, 5, 2)]
+    rows = pack_units(units, 24, share_prompts=True)
+    batch = lay_out(rows, PAD, one_row=True)
+    assert batch.input_ids.shape == (1, 4 + 12 + 3 + 12) and batch.num_tokens == 31
+    assert batch.num_targets == 24 and batch.num_documents == 7
+    bare = lay_out(pack_units(units, 24, share_prompts=False), PAD, one_row=True)
+    assert bare.num_tokens == 4 * 4 + 12 + 3 * 3 + 12 and bare.num_targets == 24
+
+
+def test_rows_are_as_long_as_the_fullest() -> None:
+    rows = pack_units(answers([2, 3], 9, 8, 5), 100, share_prompts=False)
+    batch = lay_out([*rows[:1], rows[0][:1]], PAD, one_row=False)
+    assert batch.input_ids.shape == (2, 6 + 22)
+
+
+def test_answers_that_do_not_fit_one_row_are_cut_into_rows_that_each_have_the_prompt() -> None:
+    units = answers([2, 3, 4, 5], *range(1, 9))  # 4 + 36 tokens
+    rows = pack_units(units, 16, share_prompts=True)
+    sizes = [sum(map(len, row)) for row in rows]
+    assert max(sizes) <= 16 and sum(sizes) < sum(len(unit[0]) for unit in units)
+    assert spelled(rows) == spelled([list(unit) for unit in units])
+    assert all(not row[0].prefix for row in rows)
+
+
+def test_units_stay_together_and_those_with_several_prompts_stay_as_they_are() -> None:
+    pair = [doc([2, 3, 4], [5, 6]), doc([2, 3, 4], [8])]
+    mixed = [doc([2, 3], [5, 6]), doc([2, 4], [5, 6])]
+    rows = pack_units([pair, mixed, [doc([2, 3, 4], [9, 9])]], 9, share_prompts=True)
+    assert sorted([[one.prefix for one in row] for row in rows]) == [[0, 0], [0, 3, 3]]
+    together = next(row for row in rows if len(row) == 3)
+    assert [list(one.input_ids) for one in together] == [[2, 3, 4, 5, 6], [8], [9, 9]]
+
+
+def test_documents_from_a_buffer_are_packed_alike() -> None:
+    units = answers([2, 3, 4, 5], 3, 1, 6)
+    arrays = [
+        [Doc(np.array(d.input_ids), np.array(d.labels), {k: np.array(v) for k, v in d.per_token.items()}, d.fields)]
+        for (d,) in units
+    ]
+    assert prompt_of(units[0][0]) == prompt_of(arrays[0][0])
+    one, other = (lay_out(pack_units(each, 24, share_prompts=True), PAD, one_row=True) for each in (units, arrays))
+    assert torch.equal(one.input_ids, other.input_ids)
+    assert torch.equal(one.per_token["old_logprobs"], other.per_token["old_logprobs"])
+
+
+def test_a_unit_that_is_longer_than_a_row_is_refused() -> None:
+    with pytest.raises(DataError, match="does not fit"):
+        pack_units(answers([2, 3], 2, 20), 12, share_prompts=True)
+
+
+def test_a_feed_shares_prompts_where_its_plan_says_so(policy: Decoder, make_feed: MakeFeed) -> None:
+    bare, shared = make_feed(policy), make_feed(policy, share_prompts=True, one_row=True)
+    (one,), (other,) = bare.micro_batches(2), shared.micro_batches(2)
+    assert other.num_targets == one.num_targets and other.num_tokens < one.num_tokens
+    assert other.input_ids.shape == (1, other.num_tokens)
+    for before, after in zip(gradients(policy, one), gradients(policy, other), strict=True):
+        torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
