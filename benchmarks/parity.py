@@ -1,8 +1,8 @@
-"""How far our preference losses and their gradients are from TRL's on the same log-probabilities, at most.
+"""How far our preference and policy losses and their gradients are from TRL's on the same log-probabilities, at most.
 
     python benchmarks/parity.py [--draws 100]
 
-What is compared stands in `tests/objectives/trl_losses.py`, whose test holds it below 1e-5.
+What is compared stands in `tests/objectives/trl_losses.py` and `trl_policy.py`, whose tests hold it below 1e-5.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "objec
 
 import torch
 import trl_losses
+import trl_policy
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
         for name, smoothing in trl_losses.PAIRED
     }
     compared |= {"orpo": trl_losses.orpo, "simpo": trl_losses.simpo, "kto": trl_losses.unpaired}
+    compared |= {case.name: partial(trl_policy.compared, case) for case in (*trl_policy.CASES, trl_policy.RLOO)}
     print(f"TRL {version('trl')}, torch {version('torch')}, fp32, {draws} draws each\n")
     print("| loss | values apart, at most | gradients apart, at most | largest value |\n|---|---|---|---|")
     for name, compare in compared.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,6 @@ from luopan.model.policy_value import PolicyAndValue, value_from_policy
 from luopan.objectives.base import LossTerm
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.train.config import TrainConfig
-from luopan.train.distill_loss import distill_loss, sampled_distill_loss, top_columns
 from luopan.train.loop import FitResult, fit
 from luopan.train.losses import causal_lm_loss, kto_loss, policy_loss, preference_loss
 from luopan.train.ppo_loss import ppo_loss
@@ -31,11 +31,10 @@ VOCAB, LENGTH, DOCUMENTS = 40, 32, 32
 TOLERANCE = 2e-6  # weights are about 0.1, fp32 resolves 1e-8 there; the sums are over thousands of terms
 
 
-def from_teacher(model: Decoder, batch: Batch, **knobs: float) -> LossTerm:
-    """Distillation from another model of the same vocabulary."""
-    teacher = tiny_model()
-    teacher.reset_parameters(6)
-    return distill_loss(model, batch, teacher=teacher.eval().requires_grad_(False), **knobs)  # type: ignore[arg-type]
+def token_credit(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
+    """The policy loss where tokens of an answer have advantages of their own."""
+    columns = {**batch.per_token, "advantages": batch.per_token["token_advantages"]}
+    return policy_loss(model, replace(batch, per_token=columns), **knobs)
 
 
 LOSSES: dict[str, Callable[..., LossTerm]] = {
@@ -60,12 +59,15 @@ LOSSES: dict[str, Callable[..., LossTerm]] = {
     "grpo dapo + kl": functools.partial(policy_loss, loss_type="dapo", epsilon=0.2, beta=0.1),
     "grpo grpo": functools.partial(policy_loss, loss_type="grpo", epsilon=0.2),
     "grpo bnpo": functools.partial(policy_loss, loss_type="bnpo", epsilon=0.2),
+    "grpo, kl k1": functools.partial(policy_loss, beta=0.1, kl_estimator="k1"),
+    "grpo, kl k2": functools.partial(policy_loss, beta=0.1, kl_estimator="k2"),
+    "grpo, sampler corrected": functools.partial(policy_loss, importance_cap=1.1),
+    "gspo": functools.partial(policy_loss, loss_type="grpo", importance_sampling_level="sequence", delta=1.5),
+    "cispo": functools.partial(policy_loss, loss_type="cispo", epsilon_high=1.1),
+    "rloo": functools.partial(policy_loss, loss_type="rloo", epsilon=0.5),
+    "reinforce++": functools.partial(token_credit, epsilon=0.2),
     "grpo dr_grpo": functools.partial(policy_loss, loss_type="dr_grpo", epsilon=0.2, max_completion_length=LENGTH),
     "ppo": functools.partial(ppo_loss, cliprange=0.2, vf_coef=0.5, cliprange_value=0.2),
-    "distill jsd": functools.partial(from_teacher, beta=0.4, temperature=1.5),
-    "distill forward": functools.partial(from_teacher, beta=0.0),
-    "distill top k": functools.partial(distill_loss, teacher=None, beta=1.0),
-    "distill sampled": functools.partial(sampled_distill_loss, temperature=0.8),
 }
 
 
@@ -100,9 +102,10 @@ def documents(step: int) -> list[Doc]:
                 np.where(np.arange(length) < prompt, -100, ids).tolist(),
                 per_token={
                     "old_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
+                    "sampled_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
+                    "token_advantages": rng.normal(0, 1, length).tolist(),
                     "reference_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
                     **{name: rng.normal(0, 0.5, length).tolist() for name in ("advantages", "old_values", "returns")},
-                    **what_a_teacher_says(length, step, n),
                 },
                 fields={
                     "pair": n // 2,
@@ -115,15 +118,6 @@ def documents(step: int) -> list[Doc]:
             )
         )
     return docs
-
-
-def what_a_teacher_says(length: int, step: int, n: int) -> dict[str, Any]:
-    """Of each token its log-probability, and the two likeliest of its place."""
-    rng = np.random.default_rng([step, n])
-    first = rng.integers(0, VOCAB, length)
-    ids = torch.from_numpy(np.stack([first, (first + 1) % VOCAB], 1))
-    logprobs = torch.from_numpy(np.log(np.stack([rng.uniform(0.3, 0.6, length), rng.uniform(0.1, 0.3, length)], 1)))
-    return {"teacher_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.5, length)).tolist(), **top_columns(ids, logprobs)}
 
 
 class CutFeed:

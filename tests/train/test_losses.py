@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -156,7 +158,35 @@ def test_policy_columns_reach_the_right_tokens(loss_type: str, beta: float) -> N
     assert 0 < float(term.metrics["entropy"][0] / term.metrics["entropy"][1]) < torch.log(torch.tensor(float(VOCAB)))
 
 
+def test_tokens_may_have_advantages_of_their_own() -> None:
+    model, given = tiny_model(), [1.0, -0.5, 2.0, -1.5]
+    docs = documents(advantage=given)
+    own = [replace(doc, per_token={**doc.per_token, "advantages": [a] * len(doc)}) for doc, a in zip(docs, given)]
+    same = policy_loss(model, packed(own))
+    torch.testing.assert_close(same.total, policy_loss(model, packed(docs)).total)
+    own[0].per_token["advantages"][-1] = 5.0  # type: ignore[index]
+    assert abs(float(policy_loss(model, packed(own)).total - same.total)) > 0.01
+
+
+def test_another_samplers_weight_reaches_the_right_tokens() -> None:
+    model, given = tiny_model(), [1.0, -0.5, 2.0, -1.5]
+    docs = documents(advantage=given)
+    factors = [1.5 if place % 2 else 0.5 for place in range(LENGTH)]  # exp(old - sampled), by place in the document
+    sampled = [[old - math.log(factor) for old, factor in zip(doc.per_token["old_logprobs"], factors)] for doc in docs]
+    told = [replace(doc, per_token={**doc.per_token, "sampled_logprobs": s}) for doc, s in zip(docs, sampled)]
+    term = policy_loss(model, packed(told), importance_cap=1.25)
+    # The weight is a factor of the token's loss, as the advantage is.
+    weighed = [[a * min(factor, 1.25) for factor in factors[: len(doc)]] for doc, a in zip(docs, given)]
+    weighed_docs = [replace(doc, per_token={**doc.per_token, "advantages": w}) for doc, w in zip(docs, weighed)]
+    torch.testing.assert_close(term.total, policy_loss(model, packed(weighed_docs)).total)
+    capped, count = term.metrics["importance_capped"]
+    odd = sum(label != -100 and place % 2 == 1 for doc in docs for place, label in enumerate(doc.labels))
+    assert (float(capped), float(count)) == (odd, sum(label != -100 for doc in docs for label in doc.labels))
+
+
 def test_a_missing_column_is_named() -> None:
+    with pytest.raises(TrainingError, match="lacks sampled_logprobs"):
+        policy_loss(tiny_model(), packed(documents(advantage=[1.0] * 4)), importance_cap=2.0)
     with pytest.raises(TrainingError, match="lacks advantage"):
         policy_loss(tiny_model(), packed(documents()), epsilon=0.2)
     with pytest.raises(TrainingError, match="lacks pair, is_chosen, reference_logprob"):

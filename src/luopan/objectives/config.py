@@ -14,14 +14,19 @@ PreferenceLossType = Literal[
     "sigmoid", "robust", "hinge", "ipo", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "orpo", "simpo",
     "sft", "kto",
 ]  # fmt: skip
-PolicyLossType = Literal["dapo", "grpo", "dr_grpo", "bnpo"]
+PolicyLossType = Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "rloo"]
+RatioLevel = Literal["token", "sequence"]
 AdvantageScale = Literal["group", "batch", "none"]
+Advantage = Literal["group", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+KlEstimator = Literal["k1", "k2", "k3"]
+KlPlace = Literal["loss", "reward"]
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")
 """Losses that read label_smoothing."""
 REFERENCE_FREE = ("orpo", "simpo", "sft")
 """Losses that need no reference model."""
 DEFAULT_GAMMA = 0.5
+DEFAULT_EPSILON = 0.2
 
 
 def loss_types(loss_type: str | Sequence[str]) -> tuple[str, ...]:
@@ -121,21 +126,101 @@ def _check_smoothing(names: tuple[str, ...], label_smoothing: float) -> None:
 
 
 def check_policy(
-    loss_type: str, epsilon: float, epsilon_high: float | None, beta: float, max_completion_length: int | None
+    loss_type: str,
+    *,
+    epsilon: float | None = None,
+    epsilon_high: float | None = None,
+    delta: float | None = None,
+    importance_sampling_level: str = "token",
+    beta: float = 0.0,
+    kl_estimator: str = "k3",
+    use_bias_correction_kl: bool | None = None,
+    max_completion_length: int | None = None,
 ) -> None:
-    """Refuse a combination of GRPO's knobs that cannot work (RecipeError)."""
+    """Refuse a combination of the policy loss's knobs that cannot work or in which one would do nothing (RecipeError).
+
+    `beta` is the weight of a KL in the loss; one in the reward is no business of the loss.
+    """
     _check_choice("loss_type", loss_type, get_args(PolicyLossType))
-    if not 0 < epsilon < 1:
-        raise RecipeError(f"epsilon is {epsilon}, it must be in (0, 1)", hint="0.2 is usual")
-    if epsilon_high is not None and not epsilon_high > 0:
-        raise RecipeError(f"epsilon_high is {epsilon_high}, it must be above 0", hint="DAPO uses 0.28")
+    _check_choice("importance_sampling_level", importance_sampling_level, get_args(RatioLevel))
+    check_estimator(kl_estimator)
+    _check_clip(loss_type, epsilon, epsilon_high, delta)
+    if loss_type == "rloo" and importance_sampling_level != "token":
+        raise RecipeError(
+            "importance_sampling_level has no effect with loss_type 'rloo', whose ratio is the whole answer's",
+            hint="remove it",
+        )
     if beta < 0:
         raise RecipeError(f"beta is {beta}, it must not be negative", hint="0 leaves the KL term out")
+    if beta:
+        _check_kl(loss_type, kl_estimator, use_bias_correction_kl)
     if loss_type == "dr_grpo" and (max_completion_length is None or max_completion_length <= 0):
         raise RecipeError(
             "loss_type 'dr_grpo' divides by max_completion_length, which is not given",
             hint="give the length limit that the completions were sampled with",
         )
+
+
+def _check_clip(loss_type: str, epsilon: float | None, epsilon_high: float | None, delta: float | None) -> None:
+    if loss_type == "cispo":
+        for name, value in (("epsilon", epsilon), ("delta", delta)):
+            if value is not None:
+                raise RecipeError(
+                    f"{name} has no effect with loss_type 'cispo', which caps the weight of a token at epsilon_high",
+                    hint="remove it",
+                )
+        if epsilon_high is None or not epsilon_high >= 1:
+            raise RecipeError(
+                f"loss_type 'cispo' needs epsilon_high, the largest weight of a token, 1 or more; it is {epsilon_high}",
+                hint="5 is usual; under 1 it would scale every update",
+            )
+        return
+    low = DEFAULT_EPSILON if epsilon is None else epsilon
+    if not 0 < low < 1:
+        raise RecipeError(f"epsilon is {low}, it must be in (0, 1)", hint="0.2 is usual")
+    if epsilon_high is not None and not epsilon_high > 0:
+        raise RecipeError(f"epsilon_high is {epsilon_high}, it must be above 0", hint="DAPO uses 0.28")
+    if delta is None:
+        return
+    if loss_type == "rloo":
+        raise RecipeError("delta has no effect with loss_type 'rloo'", hint="remove it")
+    high = 1 + (low if epsilon_high is None else epsilon_high)
+    if not delta > high:
+        raise RecipeError(
+            f"delta is {delta}, it must be above the other clip, {high:g}",
+            hint="it bounds the ratio where the answer was bad; 4 is usual",
+        )
+
+
+def default_correction(kl_estimator: str) -> bool:
+    """Whether a KL in the loss is to be weighted with the ratio for its gradient to be the divergence's own."""
+    return kl_estimator != "k2"
+
+
+def _check_kl(loss_type: str, kl_estimator: str, corrected: bool | None) -> None:
+    if loss_type == "rloo":
+        raise RecipeError("loss_type 'rloo' has its KL in the reward", hint="set kl_in: reward")
+    if kl_estimator == "k1" and corrected is False:
+        raise RecipeError(
+            "the gradient of kl_estimator 'k1' in the loss is zero in the mean without use_bias_correction_kl",
+            hint="remove use_bias_correction_kl, use k2 or k3, or set kl_in: reward",
+        )
+    if kl_estimator == "k2" and corrected:
+        raise RecipeError(
+            "use_bias_correction_kl takes from kl_estimator 'k2' the divergence's gradient, which it has by itself",
+            hint="remove use_bias_correction_kl, or use k3",
+        )
+
+
+def check_estimator(kl_estimator: str) -> None:
+    """Refuse an unknown estimate of the divergence (RecipeError)."""
+    _check_choice("kl_estimator", kl_estimator, get_args(KlEstimator))
+
+
+def check_cap(cap: float) -> None:
+    """Refuse a cap on importance weights under which none could be what it should (RecipeError)."""
+    if not cap >= 1:
+        raise RecipeError(f"importance_cap is {cap}, it must be 1 or more", hint="2 to 3 is usual")
 
 
 def check_scale(scale: str) -> None:

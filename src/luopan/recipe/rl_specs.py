@@ -97,7 +97,13 @@ class GrpoSpec(OnPolicySpec):
         if self.loss_type == "bnpo":
             raise ValueError("bnpo is the same as dapo here: losses are divided over the whole step; use dapo")
         try:
-            check_policy(self.loss_type, self.epsilon, self.epsilon_high, self.beta, self.max_completion_length)
+            check_policy(
+                self.loss_type,
+                epsilon=self.epsilon,
+                epsilon_high=self.epsilon_high,
+                beta=self.beta,
+                max_completion_length=self.max_completion_length,
+            )
         except RecipeError as error:
             raise ValueError(error.message) from error
         return self

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luopan.objectives.advantages import group_advantages
 from luopan.objectives.config import AdvantageScale
-from luopan.objectives.policy import group_advantages
 
 
 @dataclass(frozen=True)

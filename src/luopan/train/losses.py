@@ -16,8 +16,9 @@ from torch import Tensor
 from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
 from luopan.model.head import linear_cross_entropy, linear_logprobs, token_cross_entropy
-from luopan.objectives.base import LossTerm, Metric
+from luopan.objectives.base import LossTerm, Metric, mean_metric
 from luopan.objectives.config import needs_reference
+from luopan.objectives.importance import truncated_weights
 from luopan.objectives.kto import by_label, kto
 from luopan.objectives.logprobs import check_temperature, sum_by_document
 from luopan.objectives.policy import grpo
@@ -206,29 +207,44 @@ def pair_documents(pair: Tensor, is_chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def policy_loss(
-    model: Decoder, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, **knobs: Any
+    model: Decoder,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    importance_cap: float | None = None,
+    **knobs: Any,
 ) -> LossTerm:
-    """GRPO over the completions in the batch; `knobs` are those of `objectives.policy.grpo` (epsilon, loss_type, …).
+    """A policy loss over the completions in the batch; `knobs` are those of `objectives.policy.grpo`.
 
-    Every document is one completion with its prompt; its trained tokens are the completion. per_token:
-    `old_logprobs`, and `reference_logprobs` where `beta` > 0, aligned with input_ids; per_document: `advantage`.
-    `temperature` is the one it was sampled with. With `entropy` the policy's entropy is reported.
+    Every document is one completion with its prompt; its trained tokens are the completion. per_token, aligned with
+    input_ids: `old_logprobs`, `reference_logprobs` where `beta` > 0, `sampled_logprobs` with an `importance_cap`,
+    `advantages` where tokens of an answer differ in them; else per_document `advantage`. `temperature` is the one it
+    was sampled with. With `entropy` the policy's entropy is reported.
     """
-    advantages = required(batch.per_document, "advantage")["advantage"]  # [D]
-    names = ("old_logprobs", "reference_logprobs") if knobs.get("beta") else ("old_logprobs",)
-    columns = required(batch.per_token, *names)
+    of_tokens = "advantages" in batch.per_token
+    asked = {"reference_logprobs": knobs.get("beta"), "sampled_logprobs": importance_cap, "advantages": of_tokens}
+    columns = required(batch.per_token, "old_logprobs", *(name for name, wanted in asked.items() if wanted))
+    whole = {} if of_tokens else required(batch.per_document, "advantage")  # [D]
     scores = token_scores(model, batch, temperature, entropy)
-    picked = {name: columns[name].flatten()[scores.places] for name in names}
-    return grpo(
+    picked = {name: column.flatten()[scores.places] for name, column in columns.items()}
+    weights = None
+    if importance_cap is not None:
+        weights = truncated_weights(picked["old_logprobs"], picked["sampled_logprobs"], importance_cap)
+    term = grpo(
         scores.logprobs,
         picked["old_logprobs"],
-        advantages[scores.document],
+        picked["advantages"] if of_tokens else whole["advantage"][scores.document],
         scores.document,
-        advantages.shape[0],
+        batch.num_documents,
         reference_logprobs=picked.get("reference_logprobs"),
+        importance_weights=weights,
         entropies=scores.entropies,
         **knobs,
     )
+    if weights is None or importance_cap is None:
+        return term
+    return replace(term, metrics={**term.metrics, "importance_capped": mean_metric(weights >= importance_cap)})
 
 
 def required(columns: Any, *names: str) -> dict[str, Tensor]:
