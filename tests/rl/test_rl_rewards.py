@@ -135,7 +135,8 @@ def test_soft_overlong_by_hand() -> None:
 
 def test_soft_overlong_is_added_to_all_that_count() -> None:
     answers = [answer("1", length=18), answer("1", length=20, ending="length"), answer("-", length=18)]
-    verdicts = Rewards((said(),), "penalise", 0.0, soft_overlong=(20, 5))(answers)
+    verdicts = Rewards((said(),), "penalise", 0.0, overlong=(20, 5))(answers)
     assert verdicts.rewards[:2] == pytest.approx([0.4, -1.0]) and verdicts.rewards[2] is None
     assert [part["soft_overlong"] for part in verdicts.parts] == pytest.approx([-0.6, -1.0, -0.6])
-    assert Rewards((said(),), "mask", soft_overlong=(20, 5))(answers).rewards[1] is None
+    assert Rewards((said(),), overlong=(20, 5), overlong_weight=0.5)(answers[:1]).rewards == pytest.approx([0.7])
+    assert Rewards((said(),), "mask", overlong=(20, 5))(answers).rewards[1] is None

@@ -20,8 +20,9 @@ from luopan.rl.rollouts import Prompt
 from luopan.stages.common import Chat
 from luopan.stages.grpo import build_feed
 from luopan.stages.measure import SUITE_SEED
-from luopan.stages.on_policy import assert_ratio_is_one, grader, rollout_figures, training_prompts
+from luopan.stages.on_policy import assert_ratio_is_one, rollout_figures
 from luopan.stages.rewarding import build_rewards
+from luopan.stages.tasks import training_prompts
 from luopan.tokens.chat import encode_prompt
 from luopan.train.loop import fit
 from luopan.train.losses import policy_loss, token_scores
@@ -76,11 +77,11 @@ def test_an_answer_that_cannot_be_graded_has_no_reward(tmp_path: Path) -> None:
     assert earned(tmp_path, THOUGHT, score=None, ending="length")[0] is None
 
 
-def test_the_grader_is_the_cases_own_verifier() -> None:
-    case = generate_cases("addition", 1, 0, thinking=1.0)[0]
-    assert grader(case)(f"<think>\nhm\n</think>\n{case.answer}") == 1.0
-    assert grader(case)(f"<think>\nhm\n</think>\n{int(case.answer) + 1}") == 0.0
-    assert grader(case)(f"<think>\n{case.answer}") == 0.0  # only thought, never said
+def test_a_prompt_of_a_skill_is_graded_by_its_cases_own_verifier(chat: Chat) -> None:
+    prompt = training_prompts(spec(), chat, 0)[0]
+    assert prompt.grade(f"<think>\nhm\n</think>\n{prompt.answer}") == 1.0
+    assert prompt.grade(f"<think>\nhm\n</think>\n{int(prompt.answer) + 1}") == 0.0
+    assert prompt.grade(f"<think>\n{prompt.answer}") == 0.0  # only thought, never said
 
 
 # ---- prompts ----

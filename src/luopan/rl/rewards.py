@@ -9,7 +9,8 @@ or returns no finite number has failed, not the policy. A required part that is 
 an optional one counts as the mean over the prompt's other answers, so that it moves none of them.
 
 Answers that do not end (`truncation`): `mask` takes them out of the group, `penalise` gives them `truncation_reward`
-whatever they say, `keep` grades them like others (less `missing_eos_penalty`). `soft_overlong` is added in the end.
+whatever they say, `keep` grades them like others (less `missing_eos_penalty`). `soft_overlong` is added in the end,
+to these too: else it would pay to run into the limit.
 
 Limits: a time limit works in the main thread of a process, on code that Python or `re` runs.
 """
@@ -70,13 +71,14 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Rewards:
-    """See the module. `soft_overlong` is (longest answer, tokens of it that are dear), None for none."""
+    """See the module. `overlong` is (longest answer, last tokens of it that are dear), None where none are."""
 
     parts: tuple[Part, ...]
     truncation: Truncation = "penalise"
     truncation_reward: float = 0.0
     missing_eos_penalty: float = 0.0
-    soft_overlong: tuple[int, int] | None = None
+    overlong: tuple[int, int] | None = None
+    overlong_weight: float = 1.0
 
     def __call__(self, answers: Sequence[Answer]) -> Verdicts:
         """Grade all answers of a call; those to one prompt have the same `Prompt` object."""
@@ -91,12 +93,11 @@ class Rewards:
                 total = sum(part.weight * (score or 0.0) for part, score in zip(self.parts, scores))
             rewards.append(self._ended(answer, total))
         parts = [{name: column[number] for name, column in said.items()} for number in range(len(answers))]
-        if self.soft_overlong is not None:
+        if self.overlong is not None:
             for number, answer in enumerate(answers):
-                dear = soft_overlong(len(answer.tokens), *self.soft_overlong)
-                parts[number]["soft_overlong"] = dear
+                dear = parts[number]["soft_overlong"] = soft_overlong(len(answer.tokens), *self.overlong)
                 known = rewards[number]
-                rewards[number] = None if known is None else known + dear
+                rewards[number] = None if known is None else known + self.overlong_weight * dear
         return Verdicts(rewards, parts, failures)
 
     def masks(self, answer: Answer) -> bool:

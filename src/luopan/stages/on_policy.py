@@ -1,31 +1,26 @@
-"""What the stages that learn from rollouts do alike: prompts of tasks, the engine on the policy's weights, the check
-before the first update, accuracy on held-out prompts sampled as in training, figures of what was sampled."""
+"""Parts of the run of stages that learn from rollouts: the engine on the policy's weights, the check before the first
+update, hooks that log what was sampled and how held-out prompts are answered."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from luopan.corpus.skills import Case, generate_cases
-from luopan.errors import RecipeError, TrainingError
-from luopan.evals.verifiers import grade
+from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion, Engine
-from luopan.generate.replies import reply_text
 from luopan.model.decoder import Decoder
 from luopan.recipe.rl_specs import OnPolicySpec
 from luopan.rl.feed import OnPolicyFeed, UpdatePlan
-from luopan.rl.rollouts import Prompt
+from luopan.rl.held_out import Exam, keep_exam, summary
+from luopan.rl.rewards import reason
 from luopan.rl.scoring import token_logprobs
 from luopan.stages.base import Workspace
 from luopan.stages.common import Chat
-from luopan.stages.measure import SUITE_SEED, engine_of
 from luopan.tokens.batch import Doc
-from luopan.tokens.chat import Conversation, encode_prompts
 from luopan.train.device import autocast
 from luopan.train.losses import token_scores
 from luopan.train.skips import Skips
@@ -49,17 +44,6 @@ def update_plan(spec: OnPolicySpec, chat: Chat, seed: int) -> UpdatePlan:
     )
 
 
-def check_fits(spec: OnPolicySpec, prompts: Sequence[Prompt]) -> None:
-    """RecipeError where the longest prompt with the longest answer is more than a row holds."""
-    longest = max(len(prompt.input_ids) for prompt in prompts)
-    if longest + spec.max_completion_length > spec.max_length:
-        raise RecipeError(
-            f"the longest prompt ({longest}) and max_completion_length ({spec.max_completion_length}) do not fit "
-            f"max_length ({spec.max_length})",
-            hint=f"Set max_length to at least {longest + spec.max_completion_length}.",
-        )
-
-
 def scorer(model: Decoder, spec: OnPolicySpec, chat: Chat) -> Callable[[Sequence[Doc]], list[list[float]]]:
     """Log-probabilities of documents' trained tokens by a model, at the temperature of sampling."""
     return lambda docs: token_logprobs(
@@ -70,51 +54,6 @@ def scorer(model: Decoder, spec: OnPolicySpec, chat: Chat) -> Callable[[Sequence
         pad_id=chat.pad_id,
         precision=spec.precision,
     )
-
-
-def training_prompts(spec: OnPolicySpec, chat: Chat, seed: int) -> list[Prompt]:
-    """Training questions of every task, as many as its weight says."""
-    total = sum(task.weight for task in spec.tasks)
-    cases: list[Case] = []
-    for number, task in enumerate(spec.tasks):
-        count = max(1, round(spec.prompts * task.weight / total))
-        options = {**task.options, "thinking": 1.0 if task.thinking else 0.0}
-        cases += generate_cases(task.skill, count, seed + number, "train", **options)
-    rows = [Conversation(case.messages, case.enable_thinking) for case in cases]
-    return [
-        Prompt(
-            tuple(ids), grader(case), case.skill, case.enable_thinking, case.question,
-            messages=tuple(case.messages), answer=case.answer, key=key,
-        )
-        for key, (case, ids) in enumerate(zip(cases, encode_prompts(chat.tokenizer, rows)))
-    ]  # fmt: skip
-
-
-def sampled_accuracy(spec: OnPolicySpec, chat: Chat) -> dict[str, Any]:
-    """Verifier accuracy on held-out prompts of the tasks, sampled as in training: {"sampled": [mean score per prompt]}.
-
-    The mean over `test_samples` answers (avg@k) is what the training raises; a greedy answer is one of many.
-    """
-    cases: list[Case] = []
-    for task in spec.tasks if spec.test_cases else ():
-        options = {**task.options, "thinking": float(task.thinking)}
-        cases += generate_cases(task.skill, spec.test_cases, SUITE_SEED, "test", **options)
-    each = spec.test_samples
-    prompts = encode_prompts(chat.tokenizer, [Conversation(case.messages, case.enable_thinking) for case in cases])
-    params = SamplingParams(max_new_tokens=spec.max_completion_length, temperature=spec.temperature)
-    engine = PreciseEngine(engine_of(chat), chat.device, spec.precision)
-    completions = engine.generate([prompt for prompt in prompts for _ in range(each)], params, seed=SUITE_SEED)
-    scores = [
-        grade(cases[i // each], reply_text(chat.tokenizer, done.tokens, prompts[i // each])).score
-        for i, done in enumerate(completions)
-    ]
-    by_case = [[s for s in scores[i : i + each] if s is not None] for i in range(0, len(scores), each)]
-    return {"sampled": [sum(known) / len(known) for known in by_case if known]}
-
-
-def grader(case: Case) -> Callable[[str], float | None]:
-    """The verifier's score of an answer to this case."""
-    return lambda text: grade(case, text).score
 
 
 def rollout_figures(
@@ -130,6 +69,30 @@ def rollout_figures(
         sampled = Skips(folder).data_step(step - 1)
         figures: dict[str, float] = json.loads(feed.figures_file(sampled).read_text(encoding="utf-8"))
         return figures
+
+    return hook
+
+
+def held_out_figures(
+    exam: Exam, spec: OnPolicySpec, folder: Path, note: Callable[[str], None]
+) -> Callable[[int, Decoder], dict[str, float] | None]:
+    """A hook of the loop: held-out prompts answered every `eval_rollouts_steps` updates, but not at the end, which is
+    measured anyway. The update is saved before; what fails here is said and costs the measurement, not the run."""
+
+    def hook(step: int, model: Decoder) -> dict[str, float] | None:
+        assert spec.eval_rollouts_steps is not None
+        if step % spec.eval_rollouts_steps or step == spec.max_steps:
+            return None
+        training = model.training
+        try:
+            result = exam.take()
+            keep_exam(folder, step, result)
+            return summary(result)
+        except Exception as error:
+            note(f"WARNING: the held-out prompts were not measured at step {step}: {reason(error)}")
+            return None
+        finally:
+            model.train(training)
 
     return hook
 

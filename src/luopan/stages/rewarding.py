@@ -1,18 +1,64 @@
-"""From what a recipe says of rewards to `rl.rewards.Rewards`."""
+"""From what a recipe says of rewards to `rl.rewards.Rewards`, and each part tried once before anything is trained."""
 
 from __future__ import annotations
 
-from luopan.evals.verifiers import thinking_format
-from luopan.recipe.rl_specs import GrpoSpec, OnPolicySpec
-from luopan.rl.rewards import Answer, Part, Rewards, each
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from luopan.errors import DataError, LuopanError, RecipeError
+from luopan.evals.verifiers import answer_of, find, thinking_format, verify
+from luopan.recipe.reward_parts import CheckPart, FormatPart, RewardModelPart, RewardPart, VerifierPart
+from luopan.recipe.rl_specs import OnPolicySpec
+from luopan.rl.reward_model import load_reward_model, score
+from luopan.rl.rewards import Answer, Part, Rewards, asked, each
+from luopan.rl.rollouts import Prompt
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import Chat
 
+TRIED = 16  # reference answers: enough to see that a verifier does not fit the data
+NOTHING = "..."  # a chat template refuses to say nothing
+PLAIN = "This is a plain sentence."
+
 
 def build_rewards(spec: OnPolicySpec, chat: Chat, inputs: Inputs, out: Workspace) -> Rewards:
-    """The verifier of each prompt's task, and what the recipe adds to it."""
-    extra = spec.format_reward if isinstance(spec, GrpoSpec) else 0.0
-    return Rewards((Part("verifier", 1.0, each(verifier)), Part("format", extra, each(well_formed))))
+    """The parts of the recipe, or the verifier of each prompt's task and the form beside it."""
+    asked_for: Sequence[RewardPart] = spec.rewards or (
+        VerifierPart(kind="verifier"),
+        FormatPart(kind="format", weight=spec.format_reward),
+    )
+    parts = tuple(
+        Part(part.name, part.weight, scorer_of(part, chat, inputs), required=part.required) for part in asked_for
+    )
+    overlong = None
+    if spec.soft_overlong is not None:
+        overlong = (spec.max_completion_length, spec.soft_overlong.cache)
+    return Rewards(
+        parts,
+        spec.truncation,
+        spec.truncation_reward,
+        spec.missing_eos_penalty,
+        overlong,
+        spec.soft_overlong.weight if spec.soft_overlong else 1.0,
+    )
+
+
+def check_rewards(spec: OnPolicySpec) -> None:
+    """LuopanError for a verifier that there is not."""
+    for part in spec.rewards:
+        if isinstance(part, CheckPart):
+            find(part.verifier)
+
+
+def scorer_of(part: RewardPart, chat: Chat, inputs: Inputs) -> Callable[[Sequence[Answer]], Sequence[float | None]]:
+    """What grades for a part."""
+    if isinstance(part, VerifierPart):
+        return each(verifier, part.seconds)
+    if isinstance(part, FormatPart):
+        return each(well_formed)
+    if isinstance(part, CheckPart):
+        return each(partial(checked, part), part.seconds)
+    return reward_model(part, chat, inputs)
 
 
 def verifier(answer: Answer) -> float | None:
@@ -20,6 +66,94 @@ def verifier(answer: Answer) -> float | None:
     return answer.prompt.grade(answer.text)
 
 
+def checked(part: CheckPart, answer: Answer) -> float:
+    """The verdict of a verifier that knows no prompt. ValueError with its reason where it cannot judge."""
+    verdict = verify(part.verifier, answer.text, **part.args)
+    if verdict.score is None:
+        raise ValueError(verdict.reason)
+    return verdict.score
+
+
 def well_formed(answer: Answer) -> float | None:
     """1 for thinking as it was asked for, 0 for any other."""
     return thinking_format(answer.text, enable_thinking=answer.prompt.thinking).score
+
+
+def reward_model(
+    part: RewardModelPart, chat: Chat, inputs: Inputs
+) -> Callable[[Sequence[Answer]], Sequence[float | None]]:
+    """What a reward model says of the conversation, the answer without its thinking, as it was trained.
+
+    An answer of nothing, or of nothing but a thought, is read as "..."; one that is too long for the model's context,
+    or that it cannot read, is not graded.
+    """
+    artifact = inputs["reward_model"][0]
+    model, tokenizer = load_reward_model(artifact.model_path, device=chat.device)
+    model.requires_grad_(False)
+
+    def scores(answers: Sequence[Answer]) -> Sequence[float | None]:
+        talks = [conversation(answer) for answer in answers]
+        try:
+            return score(model, tokenizer, talks, tokens_per_batch=part.tokens_per_batch)
+        except DataError:
+            return [alone(talk) for talk in talks]
+
+    def alone(talk: list[dict[str, Any]]) -> float | None:
+        try:
+            return score(model, tokenizer, [talk])[0]
+        except DataError:
+            return None
+
+    return scores
+
+
+def conversation(answer: Answer) -> list[dict[str, Any]]:
+    """The messages of the prompt and the answer as the assistant's turn, without its thinking."""
+    said = {"role": "assistant", "content": answer_of(answer.text) or NOTHING}
+    return [*(dict(message) for message in answer.prompt.messages), said]
+
+
+# ---- before training ----
+
+
+def try_rewards(rewards: Rewards, prompts: Sequence[Prompt]) -> list[tuple[int, str]]:
+    """Each part on a plain sentence, the verifiers on the reference answers of the first prompts.
+
+    Returns (place, reason) of the prompts whose own reference answer is not accepted. RecipeError for a part that
+    cannot grade a sentence, and where no reference answer at all is accepted.
+    """
+    for part in rewards.parts:
+        failures: dict[str, str] = {}
+        try:
+            asked(part, [Answer(prompts[0], PLAIN, (0,), "stop")], failures)
+        except LuopanError as error:
+            failures[part.name] = error.message
+        if failures:
+            raise RecipeError(
+                f"the reward {part.name!r} cannot grade an answer: {failures[part.name]}",
+                where=f"rewards, tried on {PLAIN!r}",
+                hint="Mend it before training: every answer would go ungraded.",
+            )
+    judge = next((part for part in rewards.parts if part.name == "verifier"), None)
+    known = [place for place, prompt in enumerate(prompts) if prompt.answer][:TRIED]
+    if judge is None or not known:
+        return []
+    answers = [Answer(prompts[place], as_reply(prompts[place]), (0,), "stop") for place in known]
+    failures = {}
+    scores = asked(judge, answers, failures)
+    wrong = [(place, value) for place, value in zip(known, scores) if value is None or value <= 0]
+    if len(wrong) == len(known):
+        first = prompts[known[0]]
+        why = failures.get("verifier", "it is graded as wrong")
+        raise RecipeError(
+            f"none of {len(known)} reference answers is accepted by its own verifier; the first is {first.answer!r} to "
+            f"{first.question!r}: {why}",
+            where=f"task {first.name}",
+            hint="Look at verifier, args and reference of the task.",
+        )
+    return [(place, "its own reference answer is not accepted by its verifier") for place, _ in wrong]
+
+
+def as_reply(prompt: Prompt) -> str:
+    """The reference answer as the policy would have said it."""
+    return f"<think>\nI know it.\n</think>\n\n{prompt.answer}" if prompt.thinking else prompt.answer

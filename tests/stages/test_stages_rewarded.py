@@ -1,0 +1,80 @@
+"""The whole run of a stage that learns from rollouts: measured, trained, reported, and what fails beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rl_stage_toys import SUMS, grpo_spec, model_artifact, reward_artifact, rows_file, sums
+from stage_toys import workspace
+
+from luopan.model import hf
+from luopan.report.data import StageReport
+from luopan.rl.held_out import Exam
+from luopan.stages.grpo import Grpo
+from luopan.train.tracking import read_metrics
+
+
+def ran(tmp_path: Path, inputs: dict[str, Any] | None = None, **changes: Any) -> tuple[dict[str, Any], StageReport]:
+    out = workspace(tmp_path / "out")
+    given = {"model": (model_artifact(tmp_path / "model"),), **(inputs or {})}
+    metrics = Grpo.run(grpo_spec(**changes), given, out)
+    return metrics, StageReport.model_validate_json((out.path / "stage_report.json").read_text())
+
+
+def test_a_run_from_the_users_rows_with_a_reward_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = rows_file(tmp_path / "sums.jsonl", [*sums(12), {"question": "No answer?"}])
+    metrics, report = ran(
+        tmp_path,
+        {"reward_model": (reward_artifact(tmp_path / "reward"),)},
+        tasks=[{"data": data, **SUMS}, {"skill": "addition", "options": {"digits": [1]}}],
+        rewards=[{"kind": "verifier"}, {"kind": "reward_model", "weight": 0.1}],
+        reward_model="r",
+        max_steps=3,
+        eval_rollouts_steps=2,
+        beta=0.1,
+    )
+    assert metrics["steps"] == 3 and metrics["set_aside"] == 1
+    assert [(one.reason, one.count, one.unit) for one in report.set_aside] == [
+        ("has no column 'answer'; it has 'question'", 1, "prompts")
+    ]
+    names = [figure.name for figure in report.figures]
+    assert names[:4] == [
+        "verifier accuracy, sampled", "reward on held-out prompts", "sums, sampled", "addition, sampled",
+    ]  # fmt: skip
+    assert all(figure.before is not None and figure.after is not None for figure in report.figures[:4])
+    lines = read_metrics(tmp_path / "out")
+    assert [("held_out/accuracy" in line, "held_out/reward_stderr" in line) for line in lines] == [
+        (False, False), (True, True), (False, False),
+    ]  # fmt: skip
+    kept = json.loads((tmp_path / "out/rollouts/held_out-000002.json").read_text())
+    assert len(kept["sampled"]) == 6 and kept["each"] == 4
+    assert all({"reward", "reward/verifier", "reward/reward_model", "kl"} <= set(line) for line in lines)
+    before, after = (hf.load(tmp_path / place) for place in ("model/model", "out/model"))
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
+
+
+def test_a_held_out_measurement_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take, calls = Exam.take, iter(range(9))
+
+    def broken(exam: Exam) -> dict[str, Any]:
+        if next(calls) == 1:
+            raise RuntimeError("out of memory")
+        return take(exam)
+
+    monkeypatch.setattr(Exam, "take", broken)
+    metrics, _ = ran(tmp_path, max_steps=3, eval_rollouts_steps=1)
+    assert metrics["steps"] == 3
+    assert ["held_out/length" in line for line in read_metrics(tmp_path / "out")] == [False, True, False]
+
+
+def test_held_out_prompts_in_between_change_nothing(tmp_path: Path) -> None:
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    ran(with_it, eval_rollouts_steps=1, max_steps=3)
+    ran(without, max_steps=3)
+    one, other = (hf.load(place / "out/model") for place in (with_it, without))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
