@@ -55,6 +55,9 @@ class Refused(LuopanError):
         self.status = status
 
 
+Heard = Callable[[int, dict[str, Any] | Refused], None]
+
+
 @dataclass(frozen=True)
 class Line:
     """Where a server is and how it is asked.
@@ -96,9 +99,10 @@ class Line:
             answers.append(answer)
         return answers
 
-    def try_all(self, path: str, bodies: Sequence[Body]) -> list[dict[str, Any] | Refused]:
-        """As `ask_all`, but a request that is refused gives its `Refused` in its place."""
-        return self._talk("POST", path, bodies) if bodies else []
+    def try_all(self, path: str, bodies: Sequence[Body], heard: Heard | None = None) -> list[dict[str, Any] | Refused]:
+        """As `ask_all`, but a request that is refused gives its `Refused` in its place. `heard` is told of each (place,
+        answer) as it comes, so that what was answered is not lost with what was not."""
+        return self._talk("POST", path, bodies, heard) if bodies else []
 
     def fetch(self, path: str) -> dict[str, Any]:
         """The answer to a GET. Refused, FeedUnavailable."""
@@ -107,12 +111,14 @@ class Line:
             raise answer
         return answer
 
-    def _talk(self, method: str, path: str, bodies: Sequence[Body | None]) -> list[dict[str, Any] | Refused]:
+    def _talk(
+        self, method: str, path: str, bodies: Sequence[Body | None], heard: Heard | None = None
+    ) -> list[dict[str, Any] | Refused]:
         call = _Call(self, method, path, self._headers())
         wish = current_wish()
         # Of several ranks the others wait for this one: there the wish is looked at between two attempts.
         with wish.prompt() if wish is not None and world_size() == 1 else nullcontext():
-            return _run(call.all(bodies))
+            return _run(call.all(bodies, heard))
 
     def _headers(self) -> dict[str, str]:
         if self.api_key_env is None:
@@ -147,7 +153,7 @@ class _Call:
         self.told = False
         self.draw = random.Random()
 
-    async def all(self, bodies: Sequence[Body | None]) -> list[dict[str, Any] | Refused]:
+    async def all(self, bodies: Sequence[Body | None], heard: Heard | None) -> list[dict[str, Any] | Refused]:
         """Ask side by side; the first error that is not one request's own ends all."""
         seats = asyncio.Semaphore(self.line.concurrency)
         limits = httpx2.Limits(max_connections=self.line.concurrency)
@@ -155,13 +161,16 @@ class _Call:
         direct = {f"all://{host}": None for host in _HERE}  # no proxy
         async with httpx2.AsyncClient(headers=self.headers, limits=limits, timeout=timeout, mounts=direct) as client:
 
-            async def one(body: Body | None) -> dict[str, Any] | Refused:
+            async def one(place: int, body: Body | None) -> dict[str, Any] | Refused:
                 async with seats:  # kept while it pauses, so a server in trouble is asked by few
-                    return await self.until_answered(client, body)
+                    answer = await self.until_answered(client, body)
+                if heard is not None:
+                    heard(place, answer)
+                return answer
 
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(body)) for body in bodies]
+                    tasks = [group.create_task(one(place, body)) for place, body in enumerate(bodies)]
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
             return [task.result() for task in tasks]
