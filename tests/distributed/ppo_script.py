@@ -1,4 +1,4 @@
-"""What each process of test_distributed_ppo.py runs: `python ppo_script.py FOLDER` trains and keeps the weights there."""
+"""What each process of test_distributed_ppo.py runs: `python ppo_script.py FOLDER`; the weights are left there."""
 
 from __future__ import annotations
 
