@@ -60,7 +60,7 @@ def test_it_learns_what_is_rewarded(tmp_path: Path) -> None:
     rewards = [line["reward"] for line in lines]
     assert np.mean(rewards[-8:]) > np.mean(rewards[:4]) + 0.3, rewards
     assert lines[-1]["value_loss"] < 0.4 * lines[0]["value_loss"]
-    assert abs(lines[-1]["value"] - lines[-1]["return"]) < 0.15
+    assert lines[0]["value"] < 0.2 and lines[-1]["value"] > 0.5
     assert "kl" not in lines[-1]
 
 
