@@ -22,6 +22,7 @@ from luopan.model.policy_value import PolicyAndValue, value_from_policy
 from luopan.objectives.base import LossTerm
 from luopan.tokens.batch import Batch, Doc, collate
 from luopan.train.config import TrainConfig
+from luopan.train.distill_loss import distill_loss, sampled_distill_loss, top_columns
 from luopan.train.loop import FitResult, fit
 from luopan.train.losses import causal_lm_loss, kto_loss, policy_loss, preference_loss
 from luopan.train.ppo_loss import ppo_loss
@@ -35,6 +36,13 @@ def token_credit(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
     """The policy loss where tokens of an answer have advantages of their own."""
     columns = {**batch.per_token, "advantages": batch.per_token["token_advantages"]}
     return policy_loss(model, replace(batch, per_token=columns), **knobs)
+
+
+def from_teacher(model: Decoder, batch: Batch, **knobs: float) -> LossTerm:
+    """Distillation from another model of the same vocabulary."""
+    teacher = tiny_model()
+    teacher.reset_parameters(6)
+    return distill_loss(model, batch, teacher=teacher.eval().requires_grad_(False), **knobs)  # type: ignore[arg-type]
 
 
 LOSSES: dict[str, Callable[..., LossTerm]] = {
@@ -68,6 +76,10 @@ LOSSES: dict[str, Callable[..., LossTerm]] = {
     "reinforce++": functools.partial(token_credit, epsilon=0.2),
     "grpo dr_grpo": functools.partial(policy_loss, loss_type="dr_grpo", epsilon=0.2, max_completion_length=LENGTH),
     "ppo": functools.partial(ppo_loss, cliprange=0.2, vf_coef=0.5, cliprange_value=0.2),
+    "distill jsd": functools.partial(from_teacher, beta=0.4, temperature=1.5),
+    "distill forward": functools.partial(from_teacher, beta=0.0),
+    "distill top k": functools.partial(distill_loss, teacher=None, beta=1.0),
+    "distill sampled": functools.partial(sampled_distill_loss, temperature=0.8),
 }
 
 
@@ -106,6 +118,7 @@ def documents(step: int) -> list[Doc]:
                     "token_advantages": rng.normal(0, 1, length).tolist(),
                     "reference_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
                     **{name: rng.normal(0, 0.5, length).tolist() for name in ("advantages", "old_values", "returns")},
+                    **what_a_teacher_says(length, step, n),
                 },
                 fields={
                     "pair": n // 2,
@@ -118,6 +131,15 @@ def documents(step: int) -> list[Doc]:
             )
         )
     return docs
+
+
+def what_a_teacher_says(length: int, step: int, n: int) -> dict[str, Any]:
+    """Of each token its log-probability, and the two likeliest of its place."""
+    rng = np.random.default_rng([step, n])
+    first = rng.integers(0, VOCAB, length)
+    ids = torch.from_numpy(np.stack([first, (first + 1) % VOCAB], 1))
+    logprobs = torch.from_numpy(np.log(np.stack([rng.uniform(0.3, 0.6, length), rng.uniform(0.1, 0.3, length)], 1)))
+    return {"teacher_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.5, length)).tolist(), **top_columns(ids, logprobs)}
 
 
 class CutFeed:

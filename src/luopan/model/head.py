@@ -15,7 +15,7 @@ added in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -61,6 +61,58 @@ def linear_logprobs(
     """log softmax(logits / temperature)[target] [N] fp32 and, if asked for, the entropies [N] without gradient."""
     logprobs, entropies = _LogProbs.apply(hidden, weight, targets, 1.0 / temperature, softcap, entropy)
     return logprobs, entropies if entropy else None
+
+
+Score = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+"""From the logits of some tokens [rows, V] fp32, and which they are: their losses [rows] and figures [rows, M]."""
+
+
+def linear_scores(
+    hidden: Tensor, weight: Tensor, score: Score, *, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """(sum of the losses that `score` finds in the logits, its figures [N, M] without gradient).
+
+    hidden [N, C], weight [V, C]; only these two get a gradient, whatever else `score` has read.
+    """
+    total, figures = _Scored.apply(hidden, weight, score, softcap)
+    return total, figures
+
+
+class _Scored(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, score: Score, softcap: float | None) -> tuple[Tensor, Tensor]:
+        ctx.gradients = gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
+        total, figures = hidden.new_zeros((), dtype=torch.float32), []
+        rows = piece_rows(weight.shape[0], hidden.device.type)
+        for start in range(0, max(1, len(hidden)), rows):  # once even for no token: the figures have a width
+            here = slice(start, min(start + rows, len(hidden)))
+            loss, found = _scored_piece(hidden[here], here, weight, score, softcap, gradients)
+            total += loss
+            figures.append(found)
+        every = torch.cat(figures)
+        ctx.mark_non_differentiable(every)
+        return total, every
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.gradients.scaled(grad)
+        return hidden, weight, None, None
+
+
+def _scored_piece(
+    part: Tensor, here: slice, weight: Tensor, score: Score, softcap: float | None, gradients: _Gradients
+) -> tuple[Tensor, Tensor]:
+    """Loss and figures of one piece, whose gradients are added to the others'; its logits are gone afterwards."""
+    logits, slope = _logits(part, weight, 1.0, softcap)
+    logits.requires_grad_(gradients.wanted)
+    with torch.set_grad_enabled(gradients.wanted):
+        losses, figures = score(logits, here)
+        total = losses.sum()
+    if gradients.wanted:
+        (grad,) = torch.autograd.grad(total, logits)
+        gradients.add(part, grad if slope is None else grad.mul_(slope))
+    return total.detach(), figures.detach()
 
 
 class _CrossEntropy(torch.autograd.Function):
