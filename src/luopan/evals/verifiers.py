@@ -236,8 +236,10 @@ def _gym_scorer(task: str) -> Callable[..., float]:
 
 @cache
 def _registry() -> dict[str, Verifier]:
+    from luopan.evals.verify_code import code  # which needs Verdict from here
+
     forms: tuple[Any, ...] = (exact, one_of, number, items, letters, contains, reasoning_gym)
-    manners: tuple[Any, ...] = (style, unmarked, polite, concise, thinking_format, all_of)
+    manners: tuple[Any, ...] = (style, unmarked, polite, concise, thinking_format, all_of, code)
     return {function.__name__: function for function in (*forms, *manners)}
 
 
