@@ -25,6 +25,7 @@ from luopan.train.config import TrainConfig
 from luopan.train.distill_loss import distill_loss, sampled_distill_loss, top_columns
 from luopan.train.loop import FitResult, fit
 from luopan.train.losses import causal_lm_loss, kto_loss, policy_loss, preference_loss
+from luopan.train.online_loss import online_preference_loss
 from luopan.train.ppo_loss import ppo_loss
 from luopan.train.progress import SilentProgress
 
@@ -75,6 +76,7 @@ LOSSES: dict[str, Callable[..., LossTerm]] = {
     "rloo": functools.partial(policy_loss, loss_type="rloo", epsilon=0.5),
     "reinforce++": functools.partial(token_credit, epsilon=0.2),
     "grpo dr_grpo": functools.partial(policy_loss, loss_type="dr_grpo", epsilon=0.2, max_completion_length=LENGTH),
+    "online dpo": functools.partial(online_preference_loss, beta=0.3),
     "ppo": functools.partial(ppo_loss, cliprange=0.2, vf_coef=0.5, cliprange_value=0.2),
     "distill jsd": functools.partial(from_teacher, beta=0.4, temperature=1.5),
     "distill forward": functools.partial(from_teacher, beta=0.0),
@@ -123,6 +125,7 @@ def documents(step: int) -> list[Doc]:
                 fields={
                     "pair": n // 2,
                     "is_chosen": n % 2 == 0,
+                    "idle": n // 2 % 4 == 3,
                     "label": n % 4 == 0,
                     "mismatched": n % 2 == 1,
                     "reference_logprob": float(-(length - prompt) * np.log(VOCAB) + rng.normal()),

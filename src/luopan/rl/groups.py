@@ -70,9 +70,7 @@ class GroupCollector:
 
     def collect(self, generation: int, step: int, carry: Mapping[str, float]) -> Collected:
         """Sample, grade and log the answers of a generation; one document each."""
-        start = time.perf_counter()
-        drawn = self._rounds(generation)
-        seconds = time.perf_counter() - start
+        drawn, figures = self.drawn(generation)
         groups = with_advantages(self._chosen(drawn), self.settings.scale_rewards)
         self._log(step, drawn, groups)
         live = [group for group in groups if not group.dead]
@@ -84,7 +82,14 @@ class GroupCollector:
             if rollout.reward is not None and rollout.tokens
         ]
         # Figures are those of the first draw, all of it: what replaced its dead groups is a choice of mixed ones.
-        return Collected([[doc] for doc in self._referenced(docs)], self._figures(drawn, seconds))
+        return Collected([[doc] for doc in self._referenced(docs)], figures)
+
+    def drawn(self, generation: int) -> tuple[list[list[Graded]], dict[str, float]]:
+        """What a generation has sampled, graded, the same on every rank, and the figures of it: the groups of its own
+        prompts, then those of prompts that were drawn because groups were dead, round by round."""
+        start = time.perf_counter()
+        rounds = self._rounds(generation)
+        return rounds, self._figures(rounds, time.perf_counter() - start)
 
     def _referenced(self, docs: list[Doc]) -> list[Doc]:
         if self.reference is None:
