@@ -21,6 +21,7 @@ VERBS = {
     "chat": "talk to a model",
     "serve": "serve models behind the OpenAI API, with a page to talk to them",
     "eval": "ask a model held-out questions and grade the answers",
+    "compass": "why, what and how, before anything is trained: a specification and a recipe",
     "plan": "parameters, FLOPs, memory, time, cost and layout, before a device is touched",
     "sweep": "train one stage with several settings and seeds, and compare",
     "merge": "make one model out of the weights of several",
