@@ -38,7 +38,10 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
 
 def test_the_shipped_recipes_load_and_hold_every_stage() -> None:
     assert {"quickstart", "smoke"} <= set(shipped_recipes())
-    beside = {"quickstart": {"mixture_ablation", "import", "reward", "merge"}, "smoke": {"mixture_ablation", "import"}}
+    beside = {
+        "quickstart": {"mixture_ablation", "import", "reward", "ppo", "merge"},
+        "smoke": {"mixture_ablation", "import"},
+    }
     for name, apart in beside.items():
         stages = load_recipe(name).recipe.stages
         on_the_way = [kind for kind in STAGES if kind not in apart]

@@ -20,9 +20,10 @@ from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.merge_specs import MergeSpec
 from luopan.recipe.mixture_specs import MixtureAblationSpec, TextSpec
 from luopan.recipe.parts import ChatSuite, SkillDocuments, Spec
+from luopan.recipe.ppo_specs import PpoSpec
 from luopan.recipe.preference_specs import PreferenceSpec
 from luopan.recipe.reward_specs import RewardSpec
-from luopan.recipe.rl_specs import GrpoSpec
+from luopan.recipe.rl_specs import GrpoSpec, OnPolicySpec
 from luopan.recipe.sft_specs import ImportSpec, SftSpec
 from luopan.tokens.config import SampleConfig, TokenizerConfig
 
@@ -140,6 +141,7 @@ StageSpec = Annotated[
     | PreferenceSpec
     | RewardSpec
     | GrpoSpec
+    | PpoSpec
     | MergeSpec
     | MixtureAblationSpec
     | EvalSpec
@@ -195,7 +197,7 @@ class Recipe(Spec):
                         f"stages.{name}.model.vocab_size is {spec.model.vocab_size}, but {spec.tokenizer} makes "
                         f"{tokenizer.vocab_size} tokens; set both to the same"
                     )
-            elif isinstance(spec, SftSpec | PreferenceSpec | RewardSpec | GrpoSpec):
+            elif isinstance(spec, SftSpec | PreferenceSpec | RewardSpec | OnPolicySpec):
                 context = self._context(spec.model)
                 if context is not None and spec.max_length > context:
                     raise ValueError(
@@ -242,7 +244,7 @@ class Recipe(Spec):
             if isinstance(spec, MergeSpec):
                 name = spec.models[0]  # merged models have one shape
                 continue
-            if not isinstance(spec, MidtrainSpec | SftSpec | PreferenceSpec | GrpoSpec):
+            if not isinstance(spec, MidtrainSpec | SftSpec | PreferenceSpec | OnPolicySpec):
                 return None
             name = spec.model
         return None

@@ -34,7 +34,11 @@ HELD_OUT = ("held_out_loss", "heldout_loss", "eval_loss", "validation_loss")
 KNOWN = (
     Known("Loss", {"loss": "train", **dict.fromkeys(HELD_OUT, "held out")}, points=frozenset(HELD_OUT), may_cut=True),
     Known("Held-out bits per byte", {"bits_per_byte": "held out", "held_out_bits_per_byte": "held out"}, "bits/byte"),
-    Known("Reward", {"reward": "mean reward", "reward_mean": "mean reward"}),
+    Known(
+        "Reward",
+        {"reward": "mean reward", "reward_mean": "mean reward", "reward_less_kl": "less the price of the divergence"},
+    ),
+    Known("Value model", {"value": "mean value", "return": "mean return"}),
     Known(
         "Verifier accuracy while training", {"accuracy": "sampled answers", "verifier_accuracy": "held out"}, "%", True
     ),

@@ -91,6 +91,16 @@ class GroupCollector:
         rounds = self._rounds(generation)
         return rounds, self._figures(rounds, time.perf_counter() - start)
 
+    def sampled(self, generation: int) -> tuple[list[Graded], dict[str, float]]:
+        """The graded answers to a generation's own prompts, and figures over them, for who compares no groups.
+
+        Nothing is logged and nothing replaced.
+        """
+        start = time.perf_counter()
+        rounds = self._rounds(generation)[:1]
+        figures = self._figures(rounds, time.perf_counter() - start)
+        return rounds[0], {name: value for name, value in figures.items() if not name.endswith("_groups")}
+
     def _referenced(self, docs: list[Doc]) -> list[Doc]:
         if self.reference is None:
             return docs

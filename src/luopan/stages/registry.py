@@ -17,6 +17,7 @@ STAGES = {
     "preference": "luopan.stages.preference:Preference",
     "reward": "luopan.stages.reward:Reward",
     "grpo": "luopan.stages.grpo:Grpo",
+    "ppo": "luopan.stages.ppo:Ppo",
     "merge": "luopan.stages.merge:Merge",
     "mixture_ablation": "luopan.stages.mixture_ablation:MixtureAblation",
     "eval": "luopan.stages.evaluate:Evaluate",

@@ -161,7 +161,7 @@ class RunsView {
 
 function preferred(stages) {
   const running = stages.find((stage) => stage.state === "running");
-  const trained = stages.filter((stage) => ["pretrain", "midtrain", "sft", "preference", "grpo", "reward"].includes(stage.kind));
+  const trained = stages.filter((stage) => ["pretrain", "midtrain", "sft", "preference", "grpo", "ppo", "reward"].includes(stage.kind));
   return (running ?? trained.at(-1) ?? stages.at(-1))?.name ?? "";
 }
 
