@@ -78,3 +78,25 @@ def test_held_out_prompts_in_between_change_nothing(tmp_path: Path) -> None:
     ran(without, max_steps=3)
     one, other = (hf.load(place / "out/model") for place in (with_it, without))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
+
+
+def test_a_watched_part_is_told_and_what_is_trained_comes_first(tmp_path: Path) -> None:
+    metrics, report = ran(
+        tmp_path,
+        {"reward_model": (reward_artifact(tmp_path / "reward"),)},
+        tasks=[{"skill": "talk", "thinking": False, "options": {"multi_turn": 0.0}}],
+        rewards=[{"kind": "reward_model"}, {"kind": "check", "verifier": "polite", "weight": 0}, {"kind": "format"}],
+        reward_model="r",
+        truncation="keep",
+        max_steps=1,
+    )
+    figures = {figure.name: figure for figure in report.figures}
+    names = ["reward on held-out prompts", "verifier accuracy, sampled", "reward_model, sampled", "polite, sampled"]
+    assert list(figures)[:5] == [*names, "format, sampled"]
+    assert [figures[name].headline for name in names] == [True, False, False, True]
+    polite = figures["polite, sampled"]
+    assert polite.unit == "%" and polite.after is not None and 0.0 <= polite.after <= 1.0 and polite.n == 4
+    assert "watched" in polite.help and "watched" not in figures["format, sampled"].help
+    before = json.loads((tmp_path / "out" / "before.json").read_text())
+    assert len(before["parts"]["polite"]) == len(before["rewards"]) == 4
+    assert metrics["before"]["polite, sampled"] == pytest.approx(sum(before["parts"]["polite"]) / 4)

@@ -37,9 +37,10 @@ class Exam:
 
     def take(self) -> dict[str, Any]:
         """What came of it, as JSON: per prompt, in order, the mean score of the verifier (`sampled`) and the mean
-        reward (`rewards`), None where no answer could be graded; `tasks` names each prompt's."""
+        reward (`rewards`), None where no answer could be graded; `parts` the same for each other part of the reward;
+        `tasks` names each prompt's."""
         if not self.prompts:
-            return {"sampled": [], "rewards": [], "tasks": []}
+            return {"sampled": [], "rewards": [], "parts": {}, "tasks": []}
         asked_for = [prompt for prompt in self.prompts for _ in range(self.each)]
         ids = [prompt.input_ids for prompt in asked_for]
         done = self.generate(ids, self.sampling, seed=self.seed)
@@ -47,10 +48,11 @@ class Exam:
             Answer(prompt, self.decode(one.tokens, prompt.input_ids), tuple(one.tokens), one.finish_reason)
             for prompt, one in zip(asked_for, done, strict=True)
         ]
-        scores, rewards = self._graded(answers)
+        scores, rewards, parts = self._graded(answers)
         return {
             "sampled": self._means(scores),
             "rewards": self._means(rewards),
+            "parts": {name: self._means(column) for name, column in parts.items()},
             "tasks": [prompt.name for prompt in self.prompts],
             "each": self.each,
             "length": fmean(len(answer.tokens) for answer in answers),
@@ -58,15 +60,17 @@ class Exam:
             "ungraded": sum(score is None for score in scores),
         }
 
-    def _graded(self, answers: Sequence[Answer]) -> tuple[Sequence[Score], Sequence[Score]]:
-        """Scores of the verifiers, and rewards; verifiers are asked once."""
+    def _graded(self, answers: Sequence[Answer]) -> tuple[Sequence[Score], Sequence[Score], dict[str, list[Score]]]:
+        """Scores of the verifiers, rewards, and what the other parts say; verifiers are asked once."""
         judge = Part(VERIFIER, 1.0, each(lambda answer: answer.prompt.grade(answer.text)))
         if self.rewards is None:
-            return asked(judge, answers, {}), [None] * len(answers)
+            return asked(judge, answers, {}), [None] * len(answers), {}
         verdicts = self.rewards(answers)
-        if any(part.name == VERIFIER for part in self.rewards.parts):
-            return [parts[VERIFIER] for parts in verdicts.parts], verdicts.rewards
-        return asked(judge, answers, {}), verdicts.rewards
+        names = [part.name for part in self.rewards.parts]
+        others = {name: [parts[name] for parts in verdicts.parts] for name in names if name != VERIFIER}
+        if VERIFIER in names:
+            return [parts[VERIFIER] for parts in verdicts.parts], verdicts.rewards, others
+        return asked(judge, answers, {}), verdicts.rewards, others
 
     def _means(self, values: Sequence[Score]) -> list[Score]:
         groups = [values[i : i + self.each] for i in range(0, len(values), self.each)]

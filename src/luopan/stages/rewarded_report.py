@@ -18,13 +18,17 @@ def figures_of(spec: OnPolicySpec, before: Mapping[str, Any], after: Mapping[str
     figures = suite_figures(dict(before), dict(after), headline=(*headline, "skills, mean"))
     sampled = f"mean of {spec.test_samples} answers at temperature {spec.temperature:g}, as in training"
     graded = [key for key in ("sampled", "rewards") if any(value is not None for value in after.get(key, []))]
+    # What is trained is the headline: what is right, or the reward where being right earns nothing.
+    ruled = not spec.rewards or any(part.kind == "verifier" and part.weight for part in spec.rewards)
+    first = graded[0] if graded and (ruled or "rewards" not in graded) else "rewards"
     held = [
-        _sampled(spec, before, after, key, f"held-out prompts of the tasks, {sampled}", headline=key == graded[0])
-        for key in graded
+        _sampled(spec, before, after, key, f"held-out prompts of the tasks, {sampled}", headline=key == first)
+        for key in sorted(graded, key=lambda key: key != first)
     ]
     tasks = list(dict.fromkeys(after.get("tasks", [])))
     if len(tasks) > 1:
         held += [_of_task(before, after, task, f"held-out prompts of {task}, {sampled}") for task in tasks]
+    held += parts_of(spec, before, after, f"held-out prompts of the tasks, {sampled}")
     tokens = [(result["total"] or {}).get("mean_tokens") or result.get("length") for result in (before, after)]
     return [*held, *figures, Figure(name="answer length", before=tokens[0], after=tokens[1], unit="tokens",
                                     higher_is_better=None, headline=False)]  # fmt: skip
@@ -35,6 +39,22 @@ def _sampled(
 ) -> Figure:
     name = {"sampled": "verifier accuracy, sampled", "rewards": "reward on held-out prompts"}[key]
     return _figure(name, known(before.get(key, [])), known(after[key]), "%" if key == "sampled" else "", help, headline)
+
+
+def parts_of(spec: OnPolicySpec, before: Mapping[str, Any], after: Mapping[str, Any], help: str) -> list[Figure]:
+    """A figure for each part of the reward that is not the verifier or all of it; one of weight 0 is watched."""
+    weighed = [part.name for part in spec.rewards if part.weight]
+    found = []
+    for part in spec.rewards:
+        new = known(after.get("parts", {}).get(part.name, []))
+        if not new or weighed == [part.name]:
+            continue
+        old = known(before.get("parts", {}).get(part.name, []))
+        unit = "%" if part.kind in ("check", "format") else ""
+        watched = part.weight == 0
+        text = f"{help}; {'watched, not rewarded' if watched else f'rewarded with weight {part.weight:g}'}"
+        found.append(_figure(f"{part.name}, sampled", old, new, unit, text, watched))
+    return found
 
 
 def _of_task(before: Mapping[str, Any], after: Mapping[str, Any], task: str, help: str) -> Figure:
