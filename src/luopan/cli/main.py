@@ -17,6 +17,7 @@ VERBS = {
     "recipes": "list, show or copy the recipes that come with luopan",
     "schema": "what a recipe may hold, as JSON schema or as a table",
     "doctor": "what this machine has, how fast it is, what is missing",
+    "bench": "measure matrix products, memory, disk, data and collectives, beside the data sheet",
     "generate": "continue a prompt with a model",
     "chat": "talk to a model",
     "serve": "serve models behind the OpenAI API, with a page to talk to them",

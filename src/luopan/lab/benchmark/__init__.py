@@ -1,0 +1,1 @@
+"""`luopan bench`: what this machine gives, beside what its data sheet says."""
