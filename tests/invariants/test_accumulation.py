@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,12 +30,6 @@ from luopan.train.progress import SilentProgress
 
 VOCAB, LENGTH, DOCUMENTS = 40, 32, 32
 TOLERANCE = 2e-6  # weights are about 0.1, fp32 resolves 1e-8 there; the sums are over thousands of terms
-
-
-def token_credit(model: Decoder, batch: Batch, **knobs: Any) -> LossTerm:
-    """The policy loss where tokens of an answer have advantages of their own."""
-    columns = {**batch.per_token, "advantages": batch.per_token["token_advantages"]}
-    return policy_loss(model, replace(batch, per_token=columns), **knobs)
 
 
 def from_teacher(model: Decoder, batch: Batch, **knobs: float) -> LossTerm:
@@ -74,7 +67,7 @@ LOSSES: dict[str, Callable[..., LossTerm]] = {
     "gspo": functools.partial(policy_loss, loss_type="grpo", importance_sampling_level="sequence", delta=1.5),
     "cispo": functools.partial(policy_loss, loss_type="cispo", epsilon_high=1.1),
     "rloo": functools.partial(policy_loss, loss_type="rloo", epsilon=0.5),
-    "reinforce++": functools.partial(token_credit, epsilon=0.2),
+    "reinforce++": functools.partial(policy_loss, token_advantages=True),
     "grpo dr_grpo": functools.partial(policy_loss, loss_type="dr_grpo", epsilon=0.2, max_completion_length=LENGTH),
     "online dpo": functools.partial(online_preference_loss, beta=0.3),
     "ppo": functools.partial(ppo_loss, cliprange=0.2, vf_coef=0.5, cliprange_value=0.2),
@@ -117,7 +110,6 @@ def documents(step: int) -> list[Doc]:
                 per_token={
                     "old_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
                     "sampled_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
-                    "token_advantages": rng.normal(0, 1, length).tolist(),
                     "reference_logprobs": (-np.log(VOCAB) + rng.normal(0, 0.2, length)).tolist(),
                     **{name: rng.normal(0, 0.5, length).tolist() for name in ("advantages", "old_values", "returns")},
                     **what_a_teacher_says(length, step, n),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +20,10 @@ from luopan.rl.groups import GroupCollector
 from luopan.rl.rewards import Answer, Part, Rewards, each
 from luopan.rl.rollouts import Prompt
 from luopan.stages.common import Chat
-from luopan.stages.grpo import build_feed
+from luopan.stages.grpo import WAY, build_feed, loss
 from luopan.stages.measure import SUITE_SEED
 from luopan.stages.on_policy import assert_ratio_is_one, rollout_figures
+from luopan.stages.rewarded import feed_of, set_up
 from luopan.stages.rewarding import build_rewards
 from luopan.stages.tasks import training_prompts
 from luopan.tokens.chat import encode_prompt
@@ -133,6 +136,41 @@ def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> N
     (batch,) = feed.micro_batches(0)
     total, count = policy_loss(chat.model, batch, temperature=0.8, beta=0.1).metrics["kl"]
     assert float(total / count) == pytest.approx(0, abs=1e-6)
+
+
+# ---- algorithms ----
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"advantage": "rloo", "loss_type": "rloo", "beta": 0.05, "kl_in": "reward"},
+        {"advantage": "reinforce_pp", "beta": 0.05, "kl_in": "reward"},
+        {"advantage": "reinforce_pp_baseline", "beta": 0.05, "kl_estimator": "k2"},
+        {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "num_iterations": 2},
+        {"loss_type": "dr_grpo", "scale_rewards": "none", "delta": 3.0, "steps_per_generation": 2},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_every_algorithm_trains(chat: Chat, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Two updates, the second off the policy that sampled where the recipe has several; then the weights are others."""
+    recipe = spec(**changes)
+    out = workspace(tmp_path)
+    setup = set_up(recipe, {}, out, chat, WAY)
+    if WAY.referenced(recipe):
+        setup = replace(setup, reference=tiny_chat(seed=1).model)
+    feed = by_first_token(feed_of(setup, WAY))
+    assert_ratio_is_one(chat, feed, recipe, out)
+    before = [parameter.detach().clone() for parameter in chat.model.parameters()]
+    result = fit(
+        chat.model, feed, loss(setup), recipe, tmp_path / "fit", device="cpu", seed=0, progress=SilentProgress()
+    )
+    assert result.steps == 2 and math.isfinite(result.last["loss"])
+    assert any(not torch.equal(old, new) for old, new in zip(before, chat.model.parameters(), strict=True))
+    moved = recipe.num_iterations * recipe.steps_per_generation > 1
+    assert (abs(result.last["kl_sampled"]) > 1e-7) == moved
+    assert ("kl" in result.last) == (recipe.beta > 0 and recipe.kl_in == "loss")
 
 
 # ---- before the first update ----

@@ -91,7 +91,24 @@ def test_tests_of_a_suite_differ_by_name() -> None:
         ({"per_device_train_batch_size": 4}, "per_device_train_batch_size has no effect"),
         ({"loss_type": "bnpo"}, "use dapo"),
         ({"epsilon": 1.5}, "must be in (0, 1)"),
-        ({"num_generations": 1}, "greater than or equal to 2"),
+        ({"num_generations": 1}, "makes no group"),
+        ({"num_generations": 1, "advantage": "reinforce_pp_baseline"}, "makes no group"),
+        ({"epsilon": 0.2}, "epsilon has no effect with one update per generation"),
+        ({"epsilon_high": 0.28}, "epsilon_high has no effect with one update"),
+        ({"delta": 4.0}, "delta has no effect with one update"),
+        ({"importance_sampling_level": "sequence"}, "level has no effect with one update"),
+        ({"loss_type": "cispo", "epsilon_high": 5.0}, "no effect with one update"),
+        ({"loss_type": "cispo", "num_iterations": 2}, "needs epsilon_high"),
+        ({"loss_type": "cispo", "num_iterations": 2, "epsilon_high": 5.0, "epsilon": 0.2}, "epsilon has no effect"),
+        ({"advantage": "rloo", "scale_rewards": "none"}, "scale_rewards has no effect"),
+        ({"advantage": "reinforce_pp", "resample_rounds": 1}, "no group is dead"),
+        ({"advantage": "reinforce_pp", "loss_type": "rloo"}, "credits each token"),
+        ({"kl_in": "reward"}, "kl_in has no effect with beta 0"),
+        ({"kl_estimator": "k2"}, "kl_estimator has no effect with beta 0"),
+        ({"use_bias_correction_kl": False}, "no effect with beta 0"),
+        ({"beta": 0.1, "kl_in": "reward", "use_bias_correction_kl": True}, "which has no gradient"),
+        ({"beta": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": False}, "zero in the mean"),
+        ({"beta": 0.1, "loss_type": "rloo"}, "has its KL in the reward"),
         ({"temperature": 0}, "greater than 0"),
         ({"tasks": []}, "at least 1 item"),
     ],
@@ -100,6 +117,17 @@ def test_grpo(values: dict[str, Any], words: str) -> None:
     fine = {"kind": "grpo", "model": "a", "tasks": [{"skill": "addition"}], **TRAIN}
     GrpoSpec(**fine)
     assert words in refusal(GrpoSpec, **{**fine, **values})
+
+
+def test_grpos_knobs_reach_the_loss() -> None:
+    fine: dict[str, Any] = {"kind": "grpo", "model": "a", "tasks": [{"skill": "addition"}], **TRAIN}
+    plain = GrpoSpec(**fine).loss_knobs
+    assert {name for name, value in plain.items() if value is not None} == {"loss_type", "importance_sampling_level"}
+    several = {"num_iterations": 2, "beta": 0.1}
+    assert GrpoSpec(**fine, **several).loss_knobs["kl_estimator"] == "k3"
+    rewarded = GrpoSpec(**fine, **several, kl_in="reward", epsilon=0.3)
+    assert "beta" not in rewarded.loss_knobs and rewarded.divergence == "k1" and rewarded.loss_knobs["epsilon"] == 0.3
+    assert GrpoSpec(**fine, advantage="reinforce_pp", num_generations=1).test_samples == 1
 
 
 # ---- epochs ----

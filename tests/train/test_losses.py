@@ -162,10 +162,10 @@ def test_tokens_may_have_advantages_of_their_own() -> None:
     model, given = tiny_model(), [1.0, -0.5, 2.0, -1.5]
     docs = documents(advantage=given)
     own = [replace(doc, per_token={**doc.per_token, "advantages": [a] * len(doc)}) for doc, a in zip(docs, given)]
-    same = policy_loss(model, packed(own))
+    same = policy_loss(model, packed(own), token_advantages=True)
     torch.testing.assert_close(same.total, policy_loss(model, packed(docs)).total)
     own[0].per_token["advantages"][-1] = 5.0  # type: ignore[index]
-    assert abs(float(policy_loss(model, packed(own)).total - same.total)) > 0.01
+    assert abs(float(policy_loss(model, packed(own), token_advantages=True).total - same.total)) > 0.01
 
 
 def test_another_samplers_weight_reaches_the_right_tokens() -> None:
@@ -178,7 +178,7 @@ def test_another_samplers_weight_reaches_the_right_tokens() -> None:
     # The weight is a factor of the token's loss, as the advantage is.
     weighed = [[a * min(factor, 1.25) for factor in factors[: len(doc)]] for doc, a in zip(docs, given)]
     weighed_docs = [replace(doc, per_token={**doc.per_token, "advantages": w}) for doc, w in zip(docs, weighed)]
-    torch.testing.assert_close(term.total, policy_loss(model, packed(weighed_docs)).total)
+    torch.testing.assert_close(term.total, policy_loss(model, packed(weighed_docs), token_advantages=True).total)
     capped, count = term.metrics["importance_capped"]
     odd = sum(label != -100 and place % 2 == 1 for doc in docs for place, label in enumerate(doc.labels))
     assert (float(capped), float(count)) == (odd, sum(label != -100 for doc in docs for label in doc.labels))

@@ -6,12 +6,20 @@ is imported here.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from luopan.errors import RecipeError
-from luopan.objectives.config import check_policy
+from luopan.objectives.config import (
+    Advantage,
+    AdvantageScale,
+    KlEstimator,
+    KlPlace,
+    PolicyLossType,
+    RatioLevel,
+    check_policy,
+)
 from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.parts import ChatSuite
 from luopan.recipe.reward_parts import RewardModelPart, RewardPart, SoftOverlong, VerifierPart, check_parts
@@ -114,12 +122,20 @@ class GrpoSpec(OnPolicySpec):
     """Group-relative policy optimisation with verifiable rewards."""
 
     kind: Literal["grpo"]
-    num_generations: int = Field(default=8, ge=2, description="answers per prompt: the group")
-    epsilon: float = Field(default=0.2, gt=0, description="clip; with one update per generation it seldom bites")
-    epsilon_high: float | None = Field(default=None, gt=0)
+    num_generations: PositiveInt = Field(default=8, description="answers per prompt: the group")
+    advantage: Advantage = Field(default="group", description="what an answer is compared with")
+    scale_rewards: AdvantageScale = Field(default="group", description="what divides the distance from the group")
+    loss_type: PolicyLossType = "dapo"
+    importance_sampling_level: RatioLevel = Field(default="token", description="sequence: GSPO")
+    epsilon: float | None = Field(default=None, gt=0, description="clip below; 0.2 where the loss has one")
+    epsilon_high: float | None = Field(default=None, gt=0, description="clip above, epsilon if not set; cispo: the cap")
+    delta: float | None = Field(default=None, gt=0, description="bound on the ratio of answers that were bad")
     beta: float = Field(default=0.0, ge=0, description="weight of the KL to the reference; 0 keeps none in memory")
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    kl_in: KlPlace = Field(default="loss", description="where the KL is taken into account")
+    kl_estimator: KlEstimator | None = Field(default=None, description="k3 in the loss, k1 in the reward")
+    use_bias_correction_kl: bool | None = Field(
+        default=None, description="weigh the KL with the ratio; as the estimator needs it"
+    )
     resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace groups of equal rewards")
 
     @property
@@ -127,18 +143,62 @@ class GrpoSpec(OnPolicySpec):
         """As many as in training."""
         return self.num_generations
 
+    @property
+    def divergence(self) -> KlEstimator:
+        """The estimate of the KL."""
+        return self.kl_estimator or ("k1" if self.kl_in == "reward" else "k3")
+
+    @property
+    def loss_knobs(self) -> dict[str, Any]:
+        """For `objectives.policy.grpo`."""
+        knobs: dict[str, Any] = {
+            "loss_type": self.loss_type,
+            "epsilon": self.epsilon,
+            "epsilon_high": self.epsilon_high,
+            "delta": self.delta,
+            "importance_sampling_level": self.importance_sampling_level,
+            "max_completion_length": self.max_completion_length if self.loss_type == "dr_grpo" else None,
+        }
+        if self.beta and self.kl_in == "loss":
+            knobs |= {
+                "beta": self.beta,
+                "kl_estimator": self.divergence,
+                "use_bias_correction_kl": self.use_bias_correction_kl,
+            }
+        return knobs
+
     @model_validator(mode="after")
-    def _knobs_work(self) -> Self:
+    def _loss_works(self) -> Self:
         if self.loss_type == "bnpo":
             raise ValueError("bnpo is the same as dapo here: losses are divided over the whole step; use dapo")
         try:
-            check_policy(
-                self.loss_type,
-                epsilon=self.epsilon,
-                epsilon_high=self.epsilon_high,
-                beta=self.beta,
-                max_completion_length=self.max_completion_length,
-            )
+            check_policy(**self.loss_knobs)
         except RecipeError as error:
             raise ValueError(error.message) from error
+        if self.num_iterations * self.steps_per_generation == 1:
+            why = "has no effect with one update per generation, where the policy is the one that sampled"
+            self._refuse(("epsilon", "epsilon_high", "delta", "importance_sampling_level"), why)
+            if self.loss_type == "cispo":
+                raise ValueError("cispo with one update per generation is dapo; set num_iterations or use dapo")
         return self
+
+    @model_validator(mode="after")
+    def _credit_works(self) -> Self:
+        if self.advantage != "group":
+            self._refuse(("scale_rewards",), f"has no effect with advantage: {self.advantage}, which says it")
+        if self.advantage == "reinforce_pp":
+            self._refuse(("resample_rounds",), "has no effect with advantage: reinforce_pp, to which no group is dead")
+            if self.loss_type == "rloo":
+                raise ValueError("reinforce_pp credits each token, and loss_type rloo takes an answer for one action")
+        elif self.num_generations < 2:
+            raise ValueError(f"num_generations: 1 makes no group to compare with, as advantage: {self.advantage} does")
+        if not self.beta:
+            self._refuse(("kl_in", "kl_estimator", "use_bias_correction_kl"), "has no effect with beta 0")
+        if self.kl_in == "reward":
+            self._refuse(("use_bias_correction_kl",), "has no effect with kl_in: reward, which has no gradient")
+        return self
+
+    def _refuse(self, names: tuple[str, ...], why: str) -> None:
+        for name in names:
+            if name in self.model_fields_set:
+                raise ValueError(f"{name} {why}; remove it")

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion
-from luopan.objectives.config import AdvantageScale
+from luopan.objectives.config import Advantage, AdvantageScale, KlEstimator
+from luopan.rl.credit import Credit, Penalties, advantages, token_advantages
 from luopan.rl.feed import Collected
 from luopan.rl.log import write_log
 from luopan.rl.rewards import Answer, Rewards
-from luopan.rl.rollouts import Group, Prompt, Rollout, advantages
+from luopan.rl.rollouts import Group, Prompt, Rollout
 from luopan.tokens.batch import Doc
 from luopan.train.ranks import gather_objects, share, together
 
@@ -53,6 +55,15 @@ class RolloutSettings:
     scale_rewards: AdvantageScale
     resample_rounds: int
     seed: int
+    advantage: Advantage = "group"
+    reward_beta: float = 0.0
+    """Weight of the KL to the reference in the reward."""
+    kl_estimator: KlEstimator = "k1"
+
+    @property
+    def credit(self) -> Credit:
+        """How answers are compared."""
+        return Credit(self.advantage, self.scale_rewards, self.reward_beta, self.kl_estimator)
 
 
 @dataclass
@@ -71,18 +82,20 @@ class GroupCollector:
     def collect(self, generation: int, step: int, carry: Mapping[str, float]) -> Collected:
         """Sample, grade and log the answers of a generation; one document each."""
         drawn, figures = self.drawn(generation)
-        groups = with_advantages(self._chosen(drawn), self.settings.scale_rewards)
+        chosen = self._chosen(drawn)
+        penalties, strayed = self._penalties(chosen)
+        groups = with_advantages(chosen, self.settings.credit, penalties)
         self._log(step, drawn, groups)
-        live = [group for group in groups if not group.dead]
+        live = [group for group in groups if not group.dead] if self.settings.credit.by_group else groups
         # With nothing to learn from, the step still needs a loss of weight > 0: advantages are all zero then.
         docs = [
-            rollout_doc(group.prompt, rollout, advantage)
+            rollout_doc(group.prompt, rollout, advantage, tokens)
             for group in live or groups
-            for rollout, advantage in zip(group.rollouts, group.advantages)
+            for rollout, advantage, tokens in zip(group.rollouts, group.advantages, group.token_advantages)
             if rollout.reward is not None and rollout.tokens
         ]
         # Figures are those of the first draw, all of it: what replaced its dead groups is a choice of mixed ones.
-        return Collected([[doc] for doc in self._referenced(docs)], figures)
+        return Collected([[doc] for doc in self._referenced(docs)], {**figures, **strayed})
 
     def drawn(self, generation: int) -> tuple[list[list[Graded]], dict[str, float]]:
         """What a generation has sampled, graded, the same on every rank, and the figures of it: the groups of its own
@@ -101,8 +114,26 @@ class GroupCollector:
         figures = self._figures(rounds, time.perf_counter() - start)
         return rounds[0], {name: value for name, value in figures.items() if not name.endswith("_groups")}
 
+    def _penalties(self, chosen: Sequence[Graded]) -> tuple[Penalties | None, dict[str, float]]:
+        """What the KL takes from the reward at each token of each answer, and the KL as a figure; where it is there."""
+        credit = self.settings.credit
+        if not credit.beta:
+            return None, {}
+        assert self.reference is not None
+        rollouts = [(prompt, rollout) for prompt, group in chosen for rollout in group]
+        columns = iter(self.reference([rollout_doc(prompt, r, 0.0) for prompt, r in rollouts if r.tokens]))
+        taken = [
+            credit.penalties(torch.tensor(r.logprobs), torch.tensor(next(columns)[len(prompt.input_ids) :]))
+            if r.tokens
+            else torch.zeros(0)
+            for prompt, r in rollouts
+        ]
+        parts = iter(taken)
+        figures = {"kl": float(torch.cat(taken).mean()) / credit.beta}
+        return [[next(parts) for _ in group] for _, group in chosen], figures
+
     def _referenced(self, docs: list[Doc]) -> list[Doc]:
-        if self.reference is None:
+        if self.reference is None or self.settings.credit.beta:
             return docs
         columns = self.reference(docs)
         return [
@@ -204,18 +235,24 @@ def graded_rollouts(
     ]
 
 
-def with_advantages(graded: Sequence[Graded], scale: AdvantageScale) -> list[Group]:
+def with_advantages(graded: Sequence[Graded], credit: Credit, penalties: Penalties | None = None) -> list[Group]:
     """The step's groups with their advantages, worked out once over all of them."""
-    values = advantages([rollouts for _, rollouts in graded], scale)
-    return [Group(prompt, tuple(rollouts), a) for (prompt, rollouts), a in zip(graded, values)]
+    answers = [rollouts for _, rollouts in graded]
+    values = advantages(answers, credit, penalties)
+    tokens: list[list[tuple[float, ...]]] = [[()] * len(part) for part in answers]
+    if credit.by_token:
+        tokens = token_advantages(answers, credit, penalties)
+    return [Group(prompt, tuple(rollouts), a, tuple(t)) for (prompt, rollouts), a, t in zip(graded, values, tokens)]
 
 
-def rollout_doc(prompt: Prompt, rollout: Rollout, advantage: float) -> Doc:
-    """Prompt and answer as one document: the answer's tokens are trained, its stop token included."""
+def rollout_doc(prompt: Prompt, rollout: Rollout, advantage: float, tokens: Sequence[float] = ()) -> Doc:
+    """Prompt and answer as one document: the answer's tokens are trained, its stop token included. `tokens`: what each
+    is credited with, where they differ."""
     before = len(prompt.input_ids)
+    columns = {"old_logprobs": rollout.logprobs, **({"advantages": tokens} if tokens else {})}
     return Doc(
         input_ids=[*prompt.input_ids, *rollout.tokens],
         labels=[-100] * before + list(rollout.tokens),
-        per_token={"old_logprobs": [0.0] * before + list(rollout.logprobs)},
+        per_token={name: [0.0] * before + list(column) for name, column in columns.items()},
         fields={"advantage": advantage},
     )

@@ -8,15 +8,9 @@ for, replaced by another draw of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-from torch import Tensor
-
-from luopan.objectives.advantages import group_advantages
-from luopan.objectives.config import AdvantageScale
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,8 @@ class Group:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     advantages: tuple[float, ...]
+    token_advantages: tuple[tuple[float, ...], ...] = ()
+    """By answer and token, where tokens of an answer differ; then `advantages` are their means."""
 
     @property
     def dead(self) -> bool:
@@ -85,11 +81,3 @@ class Group:
                 for r, a in zip(self.rollouts, self.advantages)
             ],
         }
-
-
-def advantages(groups: Sequence[Sequence[Rollout]], scale: AdvantageScale) -> list[tuple[float, ...]]:
-    """Group-relative advantages of G groups of K answers; an ungraded answer has none (0) and moves no mean."""
-    rewards = torch.tensor([[0.0 if r.reward is None else r.reward for r in group] for group in groups])
-    valid = torch.tensor([[r.reward is not None for r in group] for group in groups])
-    values: Tensor = group_advantages(rewards, scale=scale, valid=valid)
-    return [tuple(row) for row in values.tolist()]

@@ -55,8 +55,11 @@ def collector(setup: Setup) -> Collector:
             num_generations=spec.num_generations,
             sampling=setup.sampling,
             scale_rewards=spec.scale_rewards,
-            resample_rounds=spec.resample_rounds,
+            resample_rounds=0 if spec.advantage == "reinforce_pp" else spec.resample_rounds,
             seed=setup.out.seed,
+            advantage=spec.advantage,
+            reward_beta=spec.beta if spec.kl_in == "reward" else 0.0,
+            kl_estimator=spec.divergence,
         ),
         folder=setup.folder,
         reference=None if setup.reference is None else setup.scorer(setup.reference),
@@ -64,14 +67,15 @@ def collector(setup: Setup) -> Collector:
 
 
 def loss(setup: Setup) -> LossFn:
-    """The clipped objective."""
+    """The policy loss that the recipe asks for."""
     spec: GrpoSpec = setup.spec
-    knobs: dict[str, Any] = {"epsilon": spec.epsilon, "beta": spec.beta, "loss_type": spec.loss_type}
-    if spec.epsilon_high is not None:
-        knobs["epsilon_high"] = spec.epsilon_high
-    if spec.loss_type == "dr_grpo":
-        knobs["max_completion_length"] = spec.max_completion_length
-    return partial(policy_loss, temperature=spec.temperature, entropy=True, **knobs)
+    return partial(
+        policy_loss,
+        temperature=spec.temperature,
+        entropy=True,
+        token_advantages=spec.advantage == "reinforce_pp",
+        **spec.loss_knobs,
+    )
 
 
 def summary(setup: Setup, result: FitResult) -> str:

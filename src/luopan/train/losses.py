@@ -213,19 +213,23 @@ def policy_loss(
     temperature: float = 1.0,
     entropy: bool = False,
     importance_cap: float | None = None,
+    token_advantages: bool = False,
     **knobs: Any,
 ) -> LossTerm:
     """A policy loss over the completions in the batch; `knobs` are those of `objectives.policy.grpo`.
 
     Every document is one completion with its prompt; its trained tokens are the completion. per_token, aligned with
     input_ids: `old_logprobs`, `reference_logprobs` where `beta` > 0, `sampled_logprobs` with an `importance_cap`,
-    `advantages` where tokens of an answer differ in them; else per_document `advantage`. `temperature` is the one it
-    was sampled with. With `entropy` the policy's entropy is reported.
+    `advantages` with `token_advantages`; without it per_document `advantage`. `temperature` is the one it was sampled
+    with. With `entropy` the policy's entropy is reported.
     """
-    of_tokens = "advantages" in batch.per_token
-    asked = {"reference_logprobs": knobs.get("beta"), "sampled_logprobs": importance_cap, "advantages": of_tokens}
+    asked = {
+        "reference_logprobs": knobs.get("beta"),
+        "sampled_logprobs": importance_cap,
+        "advantages": token_advantages,
+    }
     columns = required(batch.per_token, "old_logprobs", *(name for name, wanted in asked.items() if wanted))
-    whole = {} if of_tokens else required(batch.per_document, "advantage")  # [D]
+    whole = {} if token_advantages else required(batch.per_document, "advantage")  # [D]
     scores = token_scores(model, batch, temperature, entropy)
     picked = {name: column.flatten()[scores.places] for name, column in columns.items()}
     weights = None
@@ -234,7 +238,7 @@ def policy_loss(
     term = grpo(
         scores.logprobs,
         picked["old_logprobs"],
-        picked["advantages"] if of_tokens else whole["advantage"][scores.document],
+        picked["advantages"] if token_advantages else whole["advantage"][scores.document],
         scores.document,
         batch.num_documents,
         reference_logprobs=picked.get("reference_logprobs"),
