@@ -67,11 +67,15 @@ def make_feed(pair: PolicyAndValue, folder: Path, settings: PpoSettings = ADAPTI
 
         return token_values(score, docs, device=torch.device("cpu"), **knobs)
 
+    def now(docs: Any) -> list[list[float]]:
+        return token_logprobs(pair.policy, docs, temperature=TEMPERATURE, **knobs)
+
     def before(docs: Any) -> list[list[float]]:
         return token_logprobs(reference, docs, temperature=TEMPERATURE, **knobs)
 
     collector = PpoCollector(
         answers=lambda generation: sampled(pair.policy, generation),
+        policy=now,
         values=values,
         reference=before if settings.kl_coef else None,
         settings=settings,

@@ -99,3 +99,15 @@ def test_a_carried_coefficient_is_the_one_that_counts(tmp_path: Path) -> None:
     feed = make_feed(tiny_pair(), tmp_path, ADAPTIVE)
     assert feed.collector.collect(1, 4, {"kl_coef": 0.7}).figures["kl_coef"] == 0.7
     assert feed.collector.collect(1, 4, {}).figures["kl_coef"] == ADAPTIVE.kl_coef
+
+
+def test_the_gap_between_engine_and_trainer_is_logged(tmp_path: Path, alone: Path) -> None:
+    assert all(line["logprob_gap"] <= line["logprob_gap_max"] < 1e-4 for line in read_metrics(alone))
+    feed = make_feed(tiny_pair(), tmp_path, PLAIN)
+    collector = feed.collector
+    assert isinstance(collector, PpoCollector)
+    graded = [(prompts(1)[0], [Rollout((5, 6), (-1.0, -2.0), "", "stop", 1.0)])]
+    collector.answers = lambda generation: (graded, {})
+    collector.policy = lambda docs: [[0.0] * (len(docs[0]) - 2) + [-1.5, -2.1]]
+    figures = collector.collect(0, 0, {}).figures
+    assert figures["logprob_gap"] == pytest.approx(0.3) and figures["logprob_gap_max"] == pytest.approx(0.5)

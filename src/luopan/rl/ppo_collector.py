@@ -24,16 +24,19 @@ from luopan.tokens.batch import Doc
 from luopan.train.ranks import gather_objects, share, together
 
 Graded = tuple[Prompt, list[Rollout]]
-TokenColumns = Callable[[Sequence[Doc]], list[list[float]]]
+Columns = list[list[float]]
+TokenColumns = Callable[[Sequence[Doc]], Columns]
 """Documents to a number per token of each."""
 
 
 @dataclass
 class PpoCollector:
     """See the module; a `rl.feed.Collector`. `answers`: the graded answers of a generation, and figures over them, the
-    same on every rank. `reference` None: the divergence has no price."""
+    same on every rank. `policy` scores what it has said once more, as the trainer does: `logprob_gap` is how far that
+    is from what the engine sampled with. `reference` None: the divergence has no price."""
 
     answers: Callable[[int], tuple[list[Graded], dict[str, float]]]
+    policy: TokenColumns
     values: TokenColumns
     reference: TokenColumns | None
     settings: PpoSettings
@@ -49,22 +52,23 @@ class PpoCollector:
                 hint="With truncation: mask, answers that do not end have none; raise max_completion_length.",
             )
         docs = [answer_doc(prompt, rollout) for prompt, rollout in learnt]
-        values, reference = self._columns(docs)
+        said, values, reference = self._columns(docs)
         kl_coef = carry.get("kl_coef", self.settings.kl_coef)
         rewards = [float(one.reward or 0.0) for _, one in learnt]
         found, more = with_returns(docs, rewards, values, reference, self.settings, kl_coef)
         known = {id(one): doc for (_, one), doc in zip(learnt, found)}
         write_log(self.folder, step, [record(prompt, some, step, known) for prompt, some in groups])
         after = carried(self.settings, kl_coef, more.get("kl", 0.0), len(found))
-        return Collected([[doc] for doc in found], {**figures, **more}, after)
+        return Collected([[doc] for doc in found], {**figures, **more, **gaps(docs, said)}, after)
 
-    def _columns(self, docs: Sequence[Doc]) -> tuple[list[list[float]], list[list[float]] | None]:
-        """Values, and the reference's log-probabilities where they are asked for; each rank scores its share."""
+    def _columns(self, docs: Sequence[Doc]) -> tuple[Columns, Columns, Columns | None]:
+        """The policy's log-probabilities, values, and the reference's where they are asked for; each rank scores its
+        share."""
         mine = share(docs)
-        scored = together(lambda: (self.values(mine), None if self.reference is None else self.reference(mine)))
-        parts = gather_objects(scored)
-        values = [column for one, _ in parts for column in one]
-        return values, None if self.reference is None else [column for _, one in parts for column in one]
+        ask = self.reference or (lambda some: [])
+        parts = gather_objects(together(lambda: (self.policy(mine), self.values(mine), ask(mine))))
+        said, values, reference = ([column for part in parts for column in part[place]] for place in range(3))
+        return said, values, None if self.reference is None else reference
 
 
 def answer_doc(prompt: Prompt, rollout: Rollout) -> Doc:
@@ -75,6 +79,15 @@ def answer_doc(prompt: Prompt, rollout: Rollout) -> Doc:
         labels=[-100] * before + list(rollout.tokens),
         per_token={"old_logprobs": [0.0] * before + list(rollout.logprobs)},
     )
+
+
+def gaps(docs: Sequence[Doc], said: Columns) -> dict[str, float]:
+    """Mean and largest distance between the log-probabilities of the trainer and of the engine, in nats."""
+    apart = np.concatenate([np.abs(np.subtract(doc.per_token["old_logprobs"], one)) for doc, one in zip(docs, said)])
+    return {
+        "logprob_gap": float(apart.sum() / sum(doc.num_trained for doc in docs)),
+        "logprob_gap_max": float(apart.max()),
+    }
 
 
 def record(prompt: Prompt, rollouts: Sequence[Rollout], step: int, known: Mapping[int, Doc]) -> dict[str, Any]:

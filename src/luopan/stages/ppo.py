@@ -112,6 +112,7 @@ def collector(setup: Setup) -> Collector:
     )
     return PpoCollector(
         answers=groups.sampled,
+        policy=setup.scorer(setup.chat.model),
         values=values_of(trained(setup).value, setup),
         reference=None if setup.reference is None else setup.scorer(setup.reference),
         settings=PpoSettings(
