@@ -31,7 +31,8 @@ def restrict(readable: Sequence[Path], writable: Sequence[Path]) -> None:
     if not abi:
         raise OSError("no Landlock")
     everything = (1 << _RIGHTS_OF_ABI[min(abi, len(_RIGHTS_OF_ABI)) - 1]) - 1
-    tcp, scopes = (3 if abi >= 4 else 0), (3 if abi >= 6 else 0)
+    # Its scope of signals would also stop the one that the kernel sends to a child whose parent has died.
+    tcp, scopes = (3 if abi >= 4 else 0), (1 if abi >= 6 else 0)
     rules = struct.pack("QQQ", everything, tcp, scopes)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _call(_CREATE, ctypes.c_char_p(rules), ctypes.c_size_t(len(rules)), ctypes.c_uint(0))
     try:

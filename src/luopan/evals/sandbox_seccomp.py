@@ -47,6 +47,11 @@ copy_file_range 285 sendfile 71 fallocate 47 fadvise64 223 exit 93 exit_group 94
 close_range 436 wait4 260 waitid 95 fcntl 25 clone 220 clone3 435 kill 129 tgkill 131 ioctl 29 prctl 167 prlimit64 261
 """
 
+_CHANGES = (
+    "chmod fchmod fchmodat utimensat truncate rename renameat renameat2 mkdir mkdirat rmdir creat link linkat symlink "
+    "symlinkat unlink unlinkat"
+)
+
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _EPERM, _ENOSYS = 1, 38
@@ -78,9 +83,14 @@ def architecture(machine: str | None = None) -> Architecture | None:
     return Architecture(0xC00000B7, _numbers(_AARCH64)) if name in ("aarch64", "arm64") else None
 
 
-def program(arch: Architecture, pid: int, processes: bool) -> bytes:
-    """The filter of the process `pid`; with `processes` it may fork and send signals (within its PID namespace)."""
-    numbers = dict(arch.numbers)
+def program(arch: Architecture, pid: int, processes: bool, files: bool) -> bytes:
+    """The filter of the process `pid`.
+
+    With `processes` it may fork and send signals (within its PID namespace); without `files` it may change none, not
+    even their modes and times, which Landlock does not guard.
+    """
+    refused = {*(() if processes else ("fork", "vfork")), *(() if files else _CHANGES.split())}
+    numbers = {name: number for name, number in arch.numbers.items() if name not in refused}
     judged = {
         "clone": _clone(processes),
         "clone3": _answer(_ERRNO | _ENOSYS),
@@ -90,9 +100,6 @@ def program(arch: Architecture, pid: int, processes: bool) -> bytes:
         "prlimit64": _only(0, (0, pid)),
         **({} if processes else {"kill": _only(0, (pid,)), "tgkill": _only(0, (pid,))}),
     }
-    if not processes:
-        numbers.pop("fork", None)
-        numbers.pop("vfork", None)
     code = [_op(_LOAD, 4), _op(_JUMP_EQ, arch.audit, 1, 0), *_answer(_KILL), _op(_LOAD, 0)]
     if arch.foreign is not None:
         code += [_op(_JUMP_GE, arch.foreign, 0, 1), *_answer(_KILL)]

@@ -113,7 +113,8 @@ def confine(walls: Walls, limits: dict[str, Any], cpu_seconds: float) -> None:
     linux.prctl(_NO_NEW_PRIVILEGES, 1)
     if strict and landlock.version():
         landlock.restrict(*_files(walls))
-    seccomp.install(seccomp.program(arch, os.getpid(), walls.namespaces and limits["processes"] > 0))
+    processes = walls.namespaces and limits["processes"] > 0
+    seccomp.install(seccomp.program(arch, os.getpid(), processes, files=walls.level != "filters"))
 
 
 def _try_in_a_child() -> None:

@@ -114,7 +114,8 @@ class _Warden:
                 return
             if not pid:
                 return
-            self.running.pop(pid, None)
+            if self.running.pop(pid, None) and not self.walls.namespaces:
+                self.kill(pid)  # what is left of its group
 
     def kill(self, pid: int) -> None:
         """End a job with all it has started: its PID namespace ends with its first process."""
