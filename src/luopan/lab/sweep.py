@@ -33,7 +33,7 @@ from luopan.report.data import Figure, StageReport
 from luopan.stages.handover import REPORT_FILE
 from luopan.train.tracking import read_metrics
 
-SWEPT_KINDS = ("pretrain", "midtrain", "sft", "preference", "reward", "grpo", "ppo")
+SWEPT_KINDS = ("pretrain", "midtrain", "sft", "preference", "reward", "grpo", "ppo", "online_dpo", "rejection")
 LAST_LINES = 5  # of the metrics: their mean is the loss that a training ended with
 
 

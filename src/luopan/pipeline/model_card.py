@@ -50,7 +50,10 @@ def header(facts: CardFacts, options: CardOptions, use: Use, kind: str) -> dict[
     base = options.base_model or facts.header.get("base_model") or _imported(facts)
     kinds = {stage["kind"] for stage in facts.stages}
     datasets = [one["name"] for stage in facts.stages for one in stage["data"] if one["kind"] == "dataset"]
-    tags = ["luopan", *sorted(kinds & {"sft", "preference", "grpo", "ppo", "merge", "midtrain"})]
+    tags = [
+        "luopan",
+        *sorted(kinds & {"sft", "preference", "grpo", "ppo", "online_dpo", "rejection", "merge", "midtrain"}),
+    ]
     if not use.template or not use.template[0].startswith("There is no"):
         tags.append("conversational")
     head = {

@@ -19,6 +19,7 @@ from luopan.model.config import ModelConfig
 from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.merge_specs import MergeSpec
 from luopan.recipe.mixture_specs import MixtureAblationSpec, TextSpec
+from luopan.recipe.online_specs import OnlineDpoSpec, RejectionSpec
 from luopan.recipe.parts import ChatSuite, SkillDocuments, Spec
 from luopan.recipe.ppo_specs import PpoSpec
 from luopan.recipe.preference_specs import PreferenceSpec
@@ -142,6 +143,8 @@ StageSpec = Annotated[
     | RewardSpec
     | GrpoSpec
     | PpoSpec
+    | OnlineDpoSpec
+    | RejectionSpec
     | MergeSpec
     | MixtureAblationSpec
     | EvalSpec

@@ -18,6 +18,8 @@ STAGES = {
     "reward": "luopan.stages.reward:Reward",
     "grpo": "luopan.stages.grpo:Grpo",
     "ppo": "luopan.stages.ppo:Ppo",
+    "online_dpo": "luopan.stages.online_dpo:OnlineDpo",
+    "rejection": "luopan.stages.rejection:Rejection",
     "merge": "luopan.stages.merge:Merge",
     "mixture_ablation": "luopan.stages.mixture_ablation:MixtureAblation",
     "eval": "luopan.stages.evaluate:Evaluate",
