@@ -80,6 +80,10 @@ def serve(
         str | None,
         typer.Option(metavar="ngram|MODEL", help="Guess tokens ahead while few ask; answers stay the same."),
     ] = None,
+    reload_from: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Let programs of this machine change weights to those of folders below DIR."),
+    ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="The runs that the page shows.")] = Path("runs"),
     page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve the page.")] = True,
 ) -> None:
@@ -106,6 +110,7 @@ def serve(
         max_cache_gb=max_cache_gb,
         request_timeout=request_timeout,
         drain_seconds=drain_seconds,
+        reload_from=reload_from,
         runs=runs,
         page=page,
     )

@@ -101,6 +101,7 @@ class Answer:
         self._waiting: list[Heard] = []  # tokens whose text is not out yet
         self._called = 0
         self._logprob_sum = 0.0
+        self.heard: list[Heard] = []  # all of it, the token that ended it included
         self.tokens = 0
         self.done = False
 
@@ -121,6 +122,7 @@ class Answer:
             return update
         for item in heard:
             self.tokens += 1
+            self.heard.append(item)
             self._logprob_sum += item.logprob
             if self._push(item, update):
                 self._end(update, "stop")

@@ -23,6 +23,7 @@ from luopan.serve.metrics import Metrics
 from luopan.serve.models import ServedModel
 from luopan.serve.page import page_router
 from luopan.serve.playground import playground_router
+from luopan.serve.reload import reload_router
 from luopan.serve.runs import runs_router
 from luopan.serve.tally import tally_router
 
@@ -50,6 +51,8 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
     app.include_router(completion_router(desk))
     app.include_router(embedding_router(desk))
     app.include_router(listing_router(desk, gate))
+    if settings.reload_from is not None:
+        app.include_router(reload_router(desk, settings.reload_from))
     if settings.page:
         _mount_page(app, desk, settings)
     app.add_middleware(Gate, settings=settings, state=gate)

@@ -47,6 +47,9 @@ def completion_router(desk: Desk) -> APIRouter:
         source = follow(worker, worker.submit(prepared.asks), answers, deadline) if answers else _nothing(prepared)
         if not body.stream:
             updates = await unless_gone(request, gathered(source, len(prepared.prompts) * prepared.per_prompt))
+            if body.return_token_ids:
+                for at, answer in enumerate(answers):
+                    updates[at].heard = answer.heard
             chosen = [writer.choice(place, at, updates[at]) for place, at in enumerate(writer.best(answers))]
             return JSONResponse(writer.frame.whole(chosen, answers))
         first = await unless_gone(request, anext(source))
@@ -99,6 +102,7 @@ class _Writer:
 
     def __init__(self, body: CompletionRequest, prepared: Prepared, token_bytes: TokenBytes) -> None:
         self.prepared, self._bytes, self._n = prepared, token_bytes, body.n or 1
+        self._told = bool(body.return_token_ids)
         self.frame = Frame(body, prepared, "cmpl", whole="text_completion", piece="text_completion")
         self.echoes: list[_Echo] = []
         self._echoed: set[int] = set()
@@ -118,12 +122,13 @@ class _Writer:
         """One answer, or what is new of it; before the first of it the prompt, where that is repeated."""
         echo = self.echoes[index // self.prepared.per_prompt] if self.echoes and index not in self._echoed else None
         self._echoed.add(index)
-        return {
+        choice = {
             "index": place,
             "text": (echo.text if echo else "") + update.text,
             "logprobs": self._logprobs(index, update.heard, echo),
             "finish_reason": update.finish_reason,
         }
+        return {**choice, "token_ids": [item.token for item in update.heard]} if self._told else choice
 
     def chunk(self, index: int, update: Update) -> bytes:
         """One event."""

@@ -23,6 +23,7 @@ class ServeSettings(BaseModel):
     how many run at once per model. max_cache_gb: GiB of keys and values, all models together; None: half of what is
     free when the server starts. request_timeout: seconds from a request's arrival to its last token. drain_seconds:
     how long running requests may go on once the server is told to end.
+    reload_from: the folder below which `/v1/reload` finds other weights; None: there is no such endpoint.
     runs: the folder whose runs the page shows. tally: the file of its votes (default: votes.jsonl in `runs`). page:
     whether there is a page.
     """
@@ -40,6 +41,7 @@ class ServeSettings(BaseModel):
     max_cache_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     request_timeout: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    reload_from: Path | None = None
     runs: Path = Path("runs")
     tally: Path | None = None
     page: bool = True

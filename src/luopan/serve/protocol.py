@@ -182,11 +182,13 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    """`POST /v1/completions`. `logprobs`: how many likeliest tokens to give beside each."""
+    """`POST /v1/completions`. `logprobs`: how many likeliest tokens to give beside each. Not OpenAI's:
+    return_token_ids, as vLLM has it; log-probabilities are then those of all tokens, the one that ended it included."""
 
     prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
+    return_token_ids: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
     suffix: None = None
 

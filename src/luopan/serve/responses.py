@@ -139,6 +139,7 @@ class TextChoice(Answered):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"]
+    token_ids: list[int] | None = None
 
 
 class Completion(Answered):
@@ -178,7 +179,7 @@ class Embeddings(Answered):
 
 
 class OwnFacts(Answered):
-    """What is told about a model beyond OpenAI's form."""
+    """What is told about a model beyond OpenAI's form. `weights`: what those are called that were put in since."""
 
     description: str
     context: int
@@ -187,6 +188,7 @@ class OwnFacts(Answered):
     thinking: bool
     tools: bool
     default_sampling: dict[str, Any]
+    weights: str | None = None
 
 
 class ModelEntry(Answered):

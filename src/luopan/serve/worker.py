@@ -142,6 +142,17 @@ class Worker:
             self._changed.notify()
         return await future
 
+    async def replace(self, function: Callable[[], None]) -> None:
+        """Run what changes the model's weights, with nothing of the old ones kept; ApiError 503 while requests run."""
+
+        def alone() -> None:
+            if self._inside:
+                raise ApiError(503, f"{self._inside} requests are running or waiting", headers={"Retry-After": "1"})
+            self._session = None  # it holds keys and values of prompts, and copies of weights
+            function()
+
+        await self.call(alone)
+
     # The worker's thread.
 
     def _run(self) -> None:
