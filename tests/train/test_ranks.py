@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from training_toys import batch, config, tiny_model
 
-from luopan.errors import Interrupted, TrainingError
+from luopan.errors import FeedUnavailable, Interrupted, TrainingError
 from luopan.tokens.batch import Batch
 from luopan.train.loop import fit
 from luopan.train.losses import causal_lm_loss
@@ -87,12 +87,18 @@ def main(root: Path) -> None:
             together(lambda fault=fault: fail(fault) if rank() else None)  # type: ignore[misc]
         except Exception as error:
             report.setdefault("failed", []).append([type(error).__name__, str(error)])
+    for faults in ((FeedUnavailable("away"), None), (FeedUnavailable("away"), ValueError("broke"))):
+        try:
+            together(lambda faults=faults: fail(faults[rank()]))  # type: ignore[misc]
+        except Exception as error:
+            report.setdefault("away", []).append(type(error).__name__)
     (root / f"report-{rank()}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 
 
-def fail(error: Exception) -> None:
-    raise error
+def fail(error: Exception | None) -> None:
+    if error is not None:
+        raise error
 
 
 @pytest.mark.distributed
@@ -120,6 +126,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         own = [["ValueError", "the verifier broke"], ["TrainingError", "no room\n  make some"]]
         heard = [["TrainingError", "rank 1 failed: ValueError: the verifier broke"],
                  ["TrainingError", "rank 1 failed: no room\n  make some"]]  # fmt: skip
+        assert report["away"] == ["FeedUnavailable", "ValueError" if number else "TrainingError"]
         assert report["failed"] == (own if number else heard)
     two = [torch.load(tmp_path / f"{name}-{n}.pt") for name in ("two", "stopped") for n in range(2)]
     assert all(torch.equal(two[0], other) for other in two[1:])

@@ -5,6 +5,7 @@
       - {kind: format, weight: 0.1}                             # thinking as it was asked for
       - {kind: check, verifier: concise, weight: 0.2}           # any verifier, the same for all answers
       - {kind: reward_model, weight: 0.5}                       # the stage that the key reward_model names
+      - {kind: judge, base_url: "http://host/v1", model: m}     # a language model that is asked
 
 No torch is imported here.
 """
@@ -78,7 +79,27 @@ class RewardModelPart(Spec):
     tokens_per_batch: PositiveInt = Field(default=16_384, description="read in one pass")
 
 
-RewardPart = Annotated[VerifierPart | FormatPart | CheckPart | RewardModelPart, Field(discriminator="kind")]
+class JudgePart(Spec):
+    """A language model behind an OpenAI-compatible endpoint, asked what an answer is worth (docs/rollouts.md)."""
+
+    kind: Literal["judge"]
+    base_url: str = Field(description="with the version: http://host:8000/v1")
+    model: str = Field(description="as the server calls it")
+    name: str = Field(default="judge", pattern=NAME, description="in the logs")
+    weight: float = 1.0
+    required: bool = Field(default=True, description="an answer that it cannot grade leaves its group")
+    scale: str = Field(default="1-10", description="what it may say: two numbers, or words with the best first: yes/no")
+    template: str | None = Field(default=None, description="the question as a Jinja text; default: a question of ours")
+    max_tokens: PositiveInt = Field(default=512, description="of its reply")
+    seed: int = Field(default=0, description="for the server, where it heeds one")
+    extra: dict[str, Any] = Field(default_factory=dict, description="more fields of the request")
+    api_key_env: str | None = Field(default=None, description="the environment variable that holds the key")
+    timeout: float = Field(default=300.0, gt=0, description="seconds for one reply")
+    patience: float = Field(default=600.0, ge=0, description="seconds without any reply, after which the run stops")
+    concurrency: PositiveInt = Field(default=16, description="requests at once")
+
+
+RewardPart = Annotated[VerifierPart | FormatPart | CheckPart | RewardModelPart | JudgePart, Field(discriminator="kind")]
 
 
 class SoftOverlong(Spec):

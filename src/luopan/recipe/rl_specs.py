@@ -22,7 +22,7 @@ from luopan.objectives.config import (
 )
 from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.parts import ChatSuite
-from luopan.recipe.reward_parts import RewardModelPart, RewardPart, SoftOverlong, VerifierPart, check_parts
+from luopan.recipe.reward_parts import Curriculum, RewardModelPart, RewardPart, SoftOverlong, VerifierPart, check_parts
 from luopan.recipe.tasks import Task
 from luopan.train.config import TrainConfig
 
@@ -137,6 +137,10 @@ class GrpoSpec(OnPolicySpec):
         default=None, description="weigh the KL with the ratio; as the estimator needs it"
     )
     resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace groups of equal rewards")
+    curriculum: Curriculum | None = None
+    dead_generations: PositiveInt = Field(
+        default=20, description="generations in a row that teach nothing, after which the run stops"
+    )
 
     @property
     def test_samples(self) -> int:
@@ -169,6 +173,8 @@ class GrpoSpec(OnPolicySpec):
 
     @model_validator(mode="after")
     def _loss_works(self) -> Self:
+        if self.curriculum is not None and self.rewards and not any(one.kind == "verifier" for one in self.rewards):
+            raise ValueError("curriculum counts what a verifier accepts, and rewards has no {kind: verifier}")
         if self.loss_type == "bnpo":
             raise ValueError("bnpo is the same as dapo here: losses are divided over the whole step; use dapo")
         try:

@@ -84,6 +84,11 @@ class OnPolicyFeed:
         return self._pack(self._part(collected.units, generation, place))
 
     @property
+    def idle(self) -> bool:
+        """Whether the update that was read last has nothing to learn from, so that it must change nothing."""
+        return bool(self.figures.get("idle"))
+
+    @property
     def figures(self) -> dict[str, float]:
         """Of the generation that was read last."""
         return self._held[1].figures if self._held else {}

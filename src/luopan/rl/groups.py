@@ -20,13 +20,17 @@ from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion
 from luopan.objectives.config import Advantage, AdvantageScale, KlEstimator
 from luopan.rl.credit import Credit, Penalties, advantages, token_advantages
+from luopan.rl.curriculum import PassRates
+from luopan.rl.curriculum import figures as curriculum_figures
 from luopan.rl.feed import Collected
 from luopan.rl.log import write_log
 from luopan.rl.rewards import Answer, Rewards
 from luopan.rl.rollouts import Group, Prompt, Rollout
+from luopan.rl.verifying import VERIFIER
 from luopan.tokens.batch import Doc
 from luopan.train.ranks import gather_objects, share, together
 
+DEAD = "dead_generations"  # in the carry: how many in a row
 Graded = tuple[Prompt, list[Rollout]]
 Decode = Callable[[Sequence[int], Sequence[int]], str]
 """The text of an answer's tokens, by the tokens of its prompt."""
@@ -59,6 +63,8 @@ class RolloutSettings:
     reward_beta: float = 0.0
     """Weight of the KL to the reference in the reward."""
     kl_estimator: KlEstimator = "k1"
+    dead_generations: int = 20
+    """In a row, after which a TrainingError says what to do."""
 
     @property
     def credit(self) -> Credit:
@@ -78,10 +84,11 @@ class GroupCollector:
     folder: Path
     reference: Callable[[Sequence[Doc]], list[list[float]]] | None = None
     """The reference's log-probabilities of documents, aligned with their tokens; where the loss asks for them."""
+    curriculum: PassRates | None = None
 
     def collect(self, generation: int, step: int, carry: Mapping[str, float]) -> Collected:
         """Sample, grade and log the answers of a generation; one document each."""
-        drawn, figures = self.drawn(generation)
+        drawn, figures = self.drawn(generation, carry)
         chosen = self._chosen(drawn)
         penalties, strayed = self._penalties(chosen)
         groups = with_advantages(chosen, self.settings.credit, penalties)
@@ -95,13 +102,18 @@ class GroupCollector:
             if rollout.reward is not None and rollout.tokens
         ]
         # Figures are those of the first draw, all of it: what replaced its dead groups is a choice of mixed ones.
-        return Collected([[doc] for doc in self._referenced(docs)], {**figures, **strayed})
+        alive = any(any(group.advantages) or any(map(any, group.token_advantages)) for group in live or groups)
+        figures |= {**strayed, "idle": float(not alive)}
+        kept = self._kept(drawn, carry, alive, figures)
+        return Collected([[doc] for doc in self._referenced(docs)], figures, kept)
 
-    def drawn(self, generation: int) -> tuple[list[list[Graded]], dict[str, float]]:
+    def drawn(
+        self, generation: int, carry: Mapping[str, float] | None = None
+    ) -> tuple[list[list[Graded]], dict[str, float]]:
         """What a generation has sampled, graded, the same on every rank, and the figures of it: the groups of its own
         prompts, then those of prompts that were drawn because groups were dead, round by round."""
         start = time.perf_counter()
-        rounds = self._rounds(generation)
+        rounds = self._rounds(generation, carry or {})
         return rounds, self._figures(rounds, time.perf_counter() - start)
 
     def sampled(self, generation: int) -> tuple[list[Graded], dict[str, float]]:
@@ -110,7 +122,7 @@ class GroupCollector:
         Nothing is logged and nothing replaced.
         """
         start = time.perf_counter()
-        rounds = self._rounds(generation)[:1]
+        rounds = self._rounds(generation, {})[:1]
         figures = self._figures(rounds, time.perf_counter() - start)
         return rounds[0], {name: value for name, value in figures.items() if not name.endswith("_groups")}
 
@@ -132,6 +144,20 @@ class GroupCollector:
         figures = {"kl": float(torch.cat(taken).mean()) / credit.beta}
         return [[next(parts) for _ in group] for _, group in chosen], figures
 
+    def _kept(
+        self, drawn: Sequence[Sequence[Graded]], carry: Mapping[str, float], alive: bool, figures: dict[str, float]
+    ) -> dict[str, float]:
+        """What the next generation is told: how many in a row taught nothing, and how often each prompt was solved."""
+        kept: dict[str, float] = {}
+        if not alive:
+            kept[DEAD] = carry.get(DEAD, 0.0) + 1
+            check_dead(int(kept[DEAD]), self.settings.dead_generations, [group for part in drawn for group in part])
+        if self.curriculum is not None:
+            visits = [visit for part in drawn for group in part if (visit := solved(group)) is not None]
+            kept |= self.curriculum.after(carry, visits)
+            figures |= curriculum_figures(kept)
+        return kept
+
     def _referenced(self, docs: list[Doc]) -> list[Doc]:
         if self.reference is None or self.settings.credit.beta:
             return docs
@@ -141,15 +167,15 @@ class GroupCollector:
             for doc, column in zip(docs, columns, strict=True)
         ]
 
-    def _rounds(self, step: int) -> list[list[Graded]]:
+    def _rounds(self, step: int, carry: Mapping[str, float]) -> list[list[Graded]]:
         """What was sampled for a step: the prompts of the step, then replacements for dead groups, round by round."""
         wanted = self.settings.prompts_per_step
-        rounds = [self._sample(self._draw(step, 0, wanted), step, 0)]
+        rounds = [self._sample(self._draw(step, 0, wanted, carry), step, 0)]
         for round_ in range(1, self.settings.resample_rounds + 1):
             missing = wanted - sum(not dead(group) for part in rounds for group in part)
             if missing <= 0:
                 break
-            rounds.append(self._sample(self._draw(step, round_, missing), step, round_))
+            rounds.append(self._sample(self._draw(step, round_, missing, carry), step, round_))
         rollouts = [rollout for part in rounds for _, group in part for rollout in group]
         if all(rollout.reward is None for rollout in rollouts):
             raise TrainingError(
@@ -164,10 +190,12 @@ class GroupCollector:
         ordered = [group for group in everything if not dead(group)] + [group for group in everything if dead(group)]
         return ordered[: len(rounds[0])]
 
-    def _draw(self, step: int, round_: int, count: int) -> list[Prompt]:
-        """`count` distinct prompts, a function of (seed, step, round)."""
+    def _draw(self, step: int, round_: int, count: int, carry: Mapping[str, float]) -> list[Prompt]:
+        """`count` distinct prompts, a function of (seed, step, round), and of the carry with a curriculum."""
         generator = np.random.default_rng([self.settings.seed, step, round_, 0])
-        chosen = generator.choice(len(self.prompts), size=min(count, len(self.prompts)), replace=False)
+        total = len(self.prompts)
+        chances = None if self.curriculum is None else self.curriculum.chances(carry, total)
+        chosen = generator.choice(total, size=min(count, total), replace=False, p=chances)
         return [self.prompts[int(i)] for i in chosen]
 
     def _sample(self, prompts: Sequence[Prompt], step: int, round_: int) -> list[Graded]:
@@ -213,6 +241,30 @@ class GroupCollector:
             values = [v for rollout in first if (v := rollout.parts.get(name)) is not None]
             figures[f"reward/{name}"] = float(np.mean(values)) if values else float("nan")
         return figures
+
+
+def solved(group: Graded) -> tuple[int, float] | None:
+    """(key of the prompt, share of its answers that the verifier accepts), None where it graded none."""
+    prompt, rollouts = group
+    scores = [score for one in rollouts if (score := one.parts.get(VERIFIER)) is not None]
+    return (prompt.key, float(np.clip(np.mean(scores), 0, 1))) if scores else None
+
+
+def check_dead(count: int, most: int, groups: Sequence[Graded]) -> None:
+    """TrainingError where `most` generations in a row taught nothing and it is not because all is solved."""
+    shares = [share for group in groups if (visit := solved(group)) is not None for _, share in [visit]]
+    if count < most or (shares and min(shares) >= 1):
+        return
+    rewards = [one.reward for _, rollouts in groups for one in rollouts if one.reward is not None]
+    endless = float(np.mean([one.finish_reason != "stop" for _, rollouts in groups for one in rollouts]))
+    ways = "easier prompts, a better model to begin with, a reward that also gives part of the marks"
+    if endless > 0.5:
+        ways = f"a larger max_completion_length ({endless:.0%} of the answers do not end), {ways}"
+    raise TrainingError(
+        f"in {count} generations in a row all answers to each prompt earned the same (the last: "
+        f"{np.mean(rewards):.3g} on average), so nothing is learnt",
+        hint=f"Try {ways}, more answers per prompt (num_generations), or a higher temperature.",
+    )
 
 
 def dead(graded: Graded) -> bool:

@@ -15,12 +15,12 @@ from typing import Any
 from luopan.artifacts import atomic_write_json
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion
-from luopan.rl.rewards import Answer, Part, Rewards, Score, asked, each
+from luopan.rl.rewards import Answer, Part, Rewards, Score, asked
 from luopan.rl.rollouts import Prompt
+from luopan.rl.verifying import VERIFIER, ByVerifier
 
 Decode = Callable[[Sequence[int], Sequence[int]], str]
 Generate = Callable[..., list[Completion]]
-VERIFIER = "verifier"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Exam:
 
     def _graded(self, answers: Sequence[Answer]) -> tuple[Sequence[Score], Sequence[Score], dict[str, list[Score]]]:
         """Scores of the verifiers, rewards, and what the other parts say; verifiers are asked once."""
-        judge = Part(VERIFIER, 1.0, each(lambda answer: answer.prompt.grade(answer.text)))
+        judge = Part(VERIFIER, 1.0, ByVerifier())
         if self.rewards is None:
             return asked(judge, answers, {}), [None] * len(answers), {}
         verdicts = self.rewards(answers)

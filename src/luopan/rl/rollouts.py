@@ -18,7 +18,8 @@ class Prompt:
     """A question to the policy: its tokens and how an answer is graded (text -> score in [0, 1], or None).
 
     `question` and `answer` are for people to read, `messages` for graders that read the conversation. `key` is the
-    prompt's place among the training prompts.
+    prompt's place among the training prompts. `verifier` and `args` say what `grade` asks where it is a verifier of
+    `luopan.evals`, so that many answers can be graded together.
     """
 
     input_ids: tuple[int, ...]
@@ -29,6 +30,8 @@ class Prompt:
     messages: tuple[Mapping[str, Any], ...] = ()
     answer: str = ""
     key: int = 0
+    verifier: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

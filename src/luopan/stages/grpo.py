@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from luopan.model.decoder import Decoder
 from luopan.recipe.rl_specs import GrpoSpec
+from luopan.rl.curriculum import PassRates
 from luopan.rl.feed import Collector, OnPolicyFeed
 from luopan.rl.groups import GroupCollector, RolloutSettings
 from luopan.stages.base import Inputs, Workspace
@@ -60,9 +61,11 @@ def collector(setup: Setup) -> Collector:
             advantage=spec.advantage,
             reward_beta=spec.beta if spec.kl_in == "reward" else 0.0,
             kl_estimator=spec.divergence,
+            dead_generations=spec.dead_generations,
         ),
         folder=setup.folder,
         reference=None if setup.reference is None else setup.scorer(setup.reference),
+        curriculum=None if spec.curriculum is None else PassRates(**spec.curriculum.model_dump()),
     )
 
 

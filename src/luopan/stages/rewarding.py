@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from luopan.errors import DataError, LuopanError, RecipeError
-from luopan.evals.verifiers import answer_of, find, thinking_format, verify
-from luopan.recipe.reward_parts import CheckPart, FormatPart, RewardModelPart, RewardPart, VerifierPart
+from luopan.evals.verifiers import Job, answer_of, problem_with, thinking_format, verify_many
+from luopan.recipe.reward_parts import CheckPart, FormatPart, JudgePart, RewardModelPart, RewardPart, VerifierPart
 from luopan.recipe.rl_specs import OnPolicySpec
+from luopan.rl.judge import TEMPLATE, Judge, scale_of
+from luopan.rl.line import Line
 from luopan.rl.reward_model import load_reward_model, score
-from luopan.rl.rewards import Answer, Part, Rewards, asked, each
+from luopan.rl.rewards import Answer, Part, PartlyGraded, Rewards, asked, each
 from luopan.rl.rollouts import Prompt
+from luopan.rl.verifying import VERIFIER, ByVerifier
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import Chat
 
@@ -28,7 +32,7 @@ def build_rewards(spec: OnPolicySpec, chat: Chat, inputs: Inputs, out: Workspace
         FormatPart(kind="format", weight=spec.format_reward),
     )
     parts = tuple(
-        Part(part.name, part.weight, scorer_of(part, chat, inputs), required=part.required) for part in asked_for
+        Part(part.name, part.weight, scorer_of(part, chat, inputs, out), required=part.required) for part in asked_for
     )
     overlong = None
     if spec.soft_overlong is not None:
@@ -44,34 +48,47 @@ def build_rewards(spec: OnPolicySpec, chat: Chat, inputs: Inputs, out: Workspace
 
 
 def check_rewards(spec: OnPolicySpec) -> None:
-    """LuopanError for a verifier that there is not."""
+    """LuopanError for a verifier that there is not, or a judge that cannot be asked so."""
     for part in spec.rewards:
-        if isinstance(part, CheckPart):
-            find(part.verifier)
+        if isinstance(part, CheckPart) and (problem := problem_with(part.verifier, part.args)):
+            raise RecipeError(problem, where="rewards")
+        if isinstance(part, JudgePart):
+            judge_of(part, None)
 
 
-def scorer_of(part: RewardPart, chat: Chat, inputs: Inputs) -> Callable[[Sequence[Answer]], Sequence[float | None]]:
+def scorer_of(
+    part: RewardPart, chat: Chat, inputs: Inputs, out: Workspace
+) -> Callable[[Sequence[Answer]], Sequence[float | None]]:
     """What grades for a part."""
     if isinstance(part, VerifierPart):
-        return each(verifier, part.seconds)
+        return ByVerifier(part.seconds)
     if isinstance(part, FormatPart):
         return each(well_formed)
     if isinstance(part, CheckPart):
-        return each(partial(checked, part), part.seconds)
+        return partial(by_check, part)
+    if isinstance(part, JudgePart):
+        return judge_of(part, out).score
     return reward_model(part, chat, inputs)
 
 
-def verifier(answer: Answer) -> float | None:
-    """The verdict of the task's own verifier."""
-    return answer.prompt.grade(answer.text)
+def judge_of(part: JudgePart, out: Workspace | None) -> Judge:
+    """A judge, whose judgements are kept beside the rollouts."""
+    say = None if out is None else out.progress.note
+    line = Line(part.base_url, part.api_key_env, part.timeout, part.patience, part.concurrency, say=say)
+    return Judge(
+        line, part.model, part.name, scale=scale_of(part.scale), max_tokens=part.max_tokens, seed=part.seed,
+        folder=None if out is None else out.path / "rollouts", extra=part.extra, template=part.template or TEMPLATE,
+    )  # fmt: skip
 
 
-def checked(part: CheckPart, answer: Answer) -> float:
-    """The verdict of a verifier that knows no prompt. ValueError with its reason where it cannot judge."""
-    verdict = verify(part.verifier, answer.text, **part.args)
-    if verdict.score is None:
-        raise ValueError(verdict.reason)
-    return verdict.score
+def by_check(part: CheckPart, answers: Sequence[Answer]) -> list[float | None]:
+    """The verdicts of a verifier that knows no prompt."""
+    jobs = [Job(part.verifier, answer.text, part.args) for answer in answers]
+    verdicts = verify_many(jobs, limit_s=max(1, math.ceil(part.seconds)))
+    scores = [verdict.score for verdict in verdicts]
+    if reasons := [verdict.reason for verdict in verdicts if verdict.score is None]:
+        raise PartlyGraded(scores, reasons[-1])
+    return scores
 
 
 def well_formed(answer: Answer) -> float | None:
@@ -134,7 +151,7 @@ def try_rewards(rewards: Rewards, prompts: Sequence[Prompt]) -> list[tuple[int, 
                 where=f"rewards, tried on {PLAIN!r}",
                 hint="Mend it before training: every answer would go ungraded.",
             )
-    judge = next((part for part in rewards.parts if part.name == "verifier"), None)
+    judge = next((part for part in rewards.parts if part.name == VERIFIER), None)
     known = [place for place, prompt in enumerate(prompts) if prompt.answer][:TRIED]
     if judge is None or not known:
         return []
@@ -144,7 +161,7 @@ def try_rewards(rewards: Rewards, prompts: Sequence[Prompt]) -> list[tuple[int, 
     wrong = [(place, value) for place, value in zip(known, scores) if value is None or value <= 0]
     if len(wrong) == len(known):
         first = prompts[known[0]]
-        why = failures.get("verifier", "it is graded as wrong")
+        why = failures.get(VERIFIER, "it is graded as wrong")
         raise RecipeError(
             f"none of {len(known)} reference answers is accepted by its own verifier; the first is {first.answer!r} to "
             f"{first.question!r}: {why}",

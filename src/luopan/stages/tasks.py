@@ -17,7 +17,7 @@ import numpy as np
 from luopan.artifacts import stable_hash
 from luopan.corpus.skills import Case, generate_cases
 from luopan.errors import DataError, RecipeError
-from luopan.evals.verifiers import find, grade, verify
+from luopan.evals.verifiers import find, problem_with, verify
 from luopan.recipe.parts import RowSource
 from luopan.recipe.rl_specs import OnPolicySpec
 from luopan.recipe.tasks import Task
@@ -117,15 +117,16 @@ def _of_cases(task: Task, cases: Sequence[Case], chat: Chat) -> list[Prompt]:
     rows = [Conversation(case.messages, case.enable_thinking) for case in cases]
     return [
         Prompt(
-            tuple(ids), partial(_case_score, case), task.label, case.enable_thinking, case.question,
-            messages=tuple(case.messages), answer=case.answer,
+            tuple(ids), partial(_score, case.verifier, case.verifier_args), task.label, case.enable_thinking,
+            case.question, messages=tuple(case.messages), answer=case.answer, verifier=case.verifier,
+            args=case.verifier_args,
         )
         for case, ids in zip(cases, encode_prompts(chat.tokenizer, rows), strict=True)
     ]  # fmt: skip
 
 
-def _case_score(case: Case, text: str) -> float | None:
-    return grade(case, text).score
+def _score(verifier: str | None, args: Mapping[str, Any], text: str) -> float | None:
+    return None if verifier is None else verify(verifier, text, **args).score
 
 
 # ---- rows ----
@@ -201,6 +202,8 @@ def as_question(task: Task, values: Mapping[str, Any], where: str) -> Question:
             raise ValueError("has a system prompt of its own, and the task gives one")
         messages = ({"role": "system", "content": task.system}, *messages)
     args = fill(task.args, row)
+    if task.verifier is not None and (problem := problem_with(task.verifier, args)):
+        raise ValueError(problem)
     reference = fill(task.reference, row) if task.reference is not None else args.get("answer", "")
     return Question(messages, args, str(reference), where)
 
@@ -256,15 +259,12 @@ def _of_questions(task: Task, questions: Sequence[Question], chat: Chat, found: 
             continue
         prompts.append(
             Prompt(
-                tuple(ids), partial(_row_score, task.verifier, question.args), task.label, task.thinking,
+                tuple(ids), partial(_score, task.verifier, question.args), task.label, task.thinking,
                 str(question.messages[-1]["content"]), messages=question.messages, answer=question.reference,
+                verifier=task.verifier or "", args=question.args,
             )
         )  # fmt: skip
     return prompts
-
-
-def _row_score(verifier: str | None, args: Mapping[str, Any], text: str) -> float | None:
-    return None if verifier is None else verify(verifier, text, **args).score
 
 
 # ---- room ----

@@ -224,7 +224,7 @@ class Loop:
                 self.home.config, self.config, batches, self.device, self.shards, self.note, self.learning
             )
         with self.memory_errors(f"in step {self.step}", batches):
-            update = self.stepper.update(self.step, batches)
+            update = self.stepper.update(self.step, batches, idle=getattr(self.feed, "idle", False))
         self.account.add(update, tokens, time.perf_counter() - began)
         self.watchdog.beat()
 

@@ -21,9 +21,10 @@ from luopan.tokens.batch import Batch
 class Feed(Protocol):
     """Where batches come from: a pure function of (seed, step) and, on policy, of the weights. It has no state.
 
-    Three things are optional: `prefetchable = True` says that it does not read the weights, `reads_weights = True` that
-    it computes with them (time in it is then no waiting for data), and `describe(step) -> Sequence[str]` names the
-    documents in all ranks' rows of a step.
+    Four things are optional: `prefetchable = True` says that it does not read the weights, `reads_weights = True` that
+    it computes with them (time in it is then no waiting for data), `idle` that the step that was asked for last has
+    nothing to learn from and must change no weight, and `describe(step) -> Sequence[str]` names the documents in all
+    ranks' rows of a step.
     """
 
     def micro_batches(self, step: int) -> Sequence[Batch]:

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from luopan.errors import LuopanError, TrainingError
+from luopan.errors import FeedUnavailable, LuopanError, TrainingError
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -209,7 +209,8 @@ def barrier() -> None:
 def together(work: Callable[[], Done]) -> Done:
     """Every rank does `work`, which speaks to no other rank; where it fails on one, all raise and none is left waiting.
 
-    The rank that failed raises its own error, the others a TrainingError with its words.
+    The rank that failed raises its own error, the others a TrainingError with its words. FeedUnavailable, after which
+    the ranks save together, is raised only where no rank has another error, and then on all.
     """
     if world_size() == 1:
         return work()
@@ -218,19 +219,21 @@ def together(work: Callable[[], Done]) -> Done:
         done = work()
     except Exception as error:
         failed = error
-    words = [value for value in gather_objects(None if failed is None else _words(failed)) if value is not None]
-    if failed is not None:
+    told = [words for words in gather_objects(None if failed is None else _words(failed)) if words is not None]
+    if not told:
+        return done
+    number, message, hint, away = next((words for words in told if not words[3]), told[0])
+    if failed is not None and isinstance(failed, FeedUnavailable) is away:
         raise failed
-    if words:
-        number, message, hint = words[0]
-        raise TrainingError(f"rank {number} failed: {message}", hint=hint)
-    return done
+    heard = FeedUnavailable if away else TrainingError
+    raise heard(f"rank {number} failed: {message}", hint=hint)
 
 
-def _words(error: Exception) -> tuple[int, str, str | None]:
+def _words(error: Exception) -> tuple[int, str, str | None, bool]:
+    """The rank, what its error says, and whether all can save."""
     if isinstance(error, LuopanError):
-        return rank(), error.message, error.hint
-    return rank(), f"{type(error).__name__}: {error}", None
+        return rank(), error.message, error.hint, isinstance(error, FeedUnavailable)
+    return rank(), f"{type(error).__name__}: {error}", None, False
 
 
 def leader_first(work: Callable[[], None]) -> None:

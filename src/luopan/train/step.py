@@ -63,8 +63,9 @@ class Stepper:
 
     # ---- one update ----
 
-    def update(self, step: int, batches: Sequence[Batch]) -> Update:
-        """Update `step` (0 is the first) from this rank's micro-batches of it."""
+    def update(self, step: int, batches: Sequence[Batch], *, idle: bool = False) -> Update:
+        """Update `step` (0 is the first) from this rank's micro-batches of it; an idle one changes nothing: without a
+        gradient, momentum and weight decay would still move the weights."""
         self.placement.model.train()  # a feed that generates may leave it in evaluation mode
         sums = torch.zeros(2, device=self.device)  # loss and weight
         metrics = []
@@ -83,7 +84,7 @@ class Stepper:
         self.placement.sum_gradients(sums)
         if self.probe is not None:
             sum_over_ranks([small])
-        return self.apply(step, sums, merge_metrics(metrics), small)
+        return self.apply(step, sums, merge_metrics(metrics), small, idle=idle)
 
     def backward(self, batch: Batch) -> LossTerm:
         """Forward and backward of one micro-batch; returns its term without the graph."""
@@ -92,7 +93,9 @@ class Stepper:
         term.total.backward()
         return LossTerm(term.total.detach(), term.weight.detach(), term.metrics)
 
-    def apply(self, step: int, sums: Tensor, metrics: dict[str, Metric], small: Tensor) -> Update:
+    def apply(
+        self, step: int, sums: Tensor, metrics: dict[str, Metric], small: Tensor, *, idle: bool = False
+    ) -> Update:
         """The gradients are the step's sums: judge, clip, update."""
         if not self.gradients_checked:
             self.gradients_checked = gradients_reach_all(self.optimizer.parameters, step)
@@ -100,19 +103,20 @@ class Stepper:
         norm, group_norms = self.optimizer.gradient_norms()
         norm = norm / weight
         bad = self.guard.judge(total / weight, norm, weight)
+        left_out = torch.ones_like(bad) if idle else bad
         if self.probe is not None:
             self.probe.add(small[0] / small[2], norm.square(), small[1] / small[2], weight)
         self.optimizer.set_learning_rate(learning_rate_at(self.config, step))
-        self.optimizer.step(gradient_scale(norm, weight, self.config.max_grad_norm), bad)
+        self.optimizer.step(gradient_scale(norm, weight, self.config.max_grad_norm), left_out)
         self.optimizer.zero_grad()
         if self.ema is not None:
-            self.ema.update(bad)
+            self.ema.update(left_out)
         one = torch.ones_like(weight)
         metrics = {"loss": (total, weight), **metrics}
         metrics |= {f"grad_norm/{name}": (value / weight, one) for name, value in group_norms.items()}
         reduce = (lambda counts: sum_over_ranks([counts])) if world_size() > 1 else None
         model = self.placement.model
-        model.forget_counts(bad)
+        model.forget_counts(left_out)
         figures = model.finish_step(reduce)
         metrics |= {name: (value, one) for name, value in figures.items()}
         return Update(bad, norm, metrics)
