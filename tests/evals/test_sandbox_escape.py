@@ -188,12 +188,12 @@ def test_raw_calls_are_refused(sandbox: Sandbox) -> None:
     numbers = [int(entry.split()[0]) for entry in refused.split(", ")]
     code = (
         "import ctypes\ndef f(numbers):\n    libc = ctypes.CDLL(None, use_errno=True)\n    got = []\n"
-        "    for n in numbers:\n        ctypes.set_errno(0)\n        r = libc.syscall(n, 4, 9, 0, 0, 0, 0)\n"
+        "    for n in numbers:\n        ctypes.set_errno(0)\n        r = libc.syscall(n, 4, 0, 0, 0, 0, 0)\n"
         "        got.append((n, r, ctypes.get_errno()))\n    return got\n"
     )
     found = attempt(sandbox, code, f"got = f({numbers})\nassert [g for g in got if g[1:] != (-1, 1)] == []")
     assert found.passed == 1, found.reason
-    namespaces = code.replace("libc.syscall(n, 4, 9", "libc.syscall(56, n, 0")
+    namespaces = code.replace("libc.syscall(n, 4, 0", "libc.syscall(56, n, 0")
     flags = [0x10000000 | 17, 0x20000000 | 17, 17, 0x40000000 | 0x10000]
     found = attempt(sandbox, namespaces, f"got = f({flags})\nassert [g for g in got if g[1:] != (-1, 1)] == []")
     assert found.passed == 1, found.reason
