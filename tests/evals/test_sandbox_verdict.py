@@ -12,9 +12,20 @@ from luopan.evals.sandbox import Job, Limits, Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox confines on Linux only")
 
-HUMAN_EVAL = "def check(candidate):\n    assert candidate(1) == 2\n    assert abs(candidate(2.5) - 3.5) < 1e-6\n"
-CATCHING = "try:\n    f('x')\nexcept Exception:\n    pass\nelse:\n    assert False\nassert f(1) == 2"
-TRUTH = "assert f(1) == 2\nassert 2 == f(1)\nassert 2 in f(1)\nassert f(1) < 3 and f(1) > 1\nassert not f(1) != 2"
+SINGLE = (
+    "assert f(1) == 2",
+    "assert 2 == f(1)",
+    "assert not f(1) != 2",
+    "assert 2 in f(1)",
+    "assert f(1) == [2]",
+    "assert abs(f(2.5) - 3.5) < 1e-6",
+    "def check(candidate):\n    assert candidate(1) == 2\n",
+    "def test_f():\n    assert f(1) == 2\n",
+)
+"""One assertion each, so that a single hole is enough to pass."""
+
+CATCHING = "try:\n    f('x')\nexcept Exception:\n    pass\nassert True"
+LEAVING = ("sys.exit", "os._exit", "replies that are none", "an endless reply")
 
 FRAMED = (
     "import json, os, struct\ndef frame(m):\n    b = json.dumps(m).encode()\n    return struct.pack('<I', len(b)) + b\n"
@@ -44,7 +55,7 @@ FORGERIES = {
     "printing": "def f(x):\n    print('passed', 1.0, {'results': ['', '']}, flush=True)",
     "an object that equals all": ANYTHING + "def f(x): return Any()",
     "a list of such objects": ANYTHING + "def f(x): return [Any()]",
-    "a tuple with such an object": ANYTHING + "def f(x): return (Any(), 2)",
+    "a tuple with such an object": ANYTHING + "def f(x): return (Any(), 7)",
     "the class itself": ANYTHING + "f = Any",
     "an int that equals all": (
         "class I(int):\n    def __eq__(self, o): return True\n    def __ne__(self, o): return False\n"
@@ -114,30 +125,33 @@ def sandbox() -> Iterator[Sandbox]:
         yield box
 
 
-@pytest.mark.parametrize("tests", [HUMAN_EVAL, CATCHING, TRUTH], ids=["HumanEval", "catching", "truth"])
-def test_no_forgery_passes(sandbox: Sandbox, tests: str) -> None:
-    limits = Limits(cpu_seconds=2.0, wall_seconds=2.0)
-    found = sandbox.run([Job(code, (tests,), "f", limits=limits) for code in FORGERIES.values()])
-    wrong = [(name, o) for name, o in zip(FORGERIES, found) if o.passed is None or o.passed == o.total or not o.reason]
-    assert wrong == []
+def test_no_forgery_passes(sandbox: Sandbox) -> None:
+    cases = [(name, test) for name in FORGERIES for test in SINGLE]
+    cases += [(name, CATCHING) for name in FORGERIES if name in LEAVING or name.endswith(" in the call")]
+    limits = Limits(cpu_seconds=5.0, wall_seconds=5.0)
+    found = sandbox.run([Job(FORGERIES[name], (test,), "f", limits=limits) for name, test in cases])
+    assert len(cases) == 8 * len(FORGERIES) + 8
+    assert [(case, o) for case, o in zip(cases, found) if o.passed != 0 or not o.reason] == []
 
 
 def test_an_honest_answer_passes_the_same_tests(sandbox: Sandbox) -> None:
-    honest = "def f(x): return x + 1"
-    assert sandbox.run([Job(honest, (HUMAN_EVAL,), "f")])[0].passed == 2
-    assert sandbox.run([Job(honest, (CATCHING,), "f", stop_at_first=False)])[0].passed == 2
-    assert sandbox.run([Job(honest, ("assert f(1) == 2\nassert f(1) < 3 and f(1) > 1",), "f")])[0].passed == 2
+    tests = [test for test in SINGLE if "[2]" not in test and " in f" not in test] + [CATCHING]
+    found = sandbox.run([Job("def f(x): return x + 1", (test,), "f") for test in tests])
+    assert [o.share for o in found] == [1.0] * 7
 
 
 def test_the_tests_and_other_answers_are_nowhere_in_the_answers_memory(sandbox: Sandbox) -> None:
     """The answer searches what Python knows, and the memory that its own objects lie in, for a word of the tests."""
+    # It looks for the word with every letter moved by one, in memory moved likewise, so as not to find its own.
     search = (
-        "import ctypes, gc, sys\ndef f(x):\n    word = bytes([99 - i % 7 for i in range(24)])\n    found = 0\n"
-        "    for o in gc.get_objects():\n        try: found += word.decode() in repr(o)[:100000]\n"
+        "import ctypes, gc\ndef f(x):\n    moved = bytes([100 - i % 7 for i in range(24)])\n"
+        "    table = bytes((i + 1) % 256 for i in range(256))\n    found = 0\n"
+        "    for o in gc.get_objects():\n"
+        "        try: found += moved in repr(o)[:100000].encode().translate(table)\n"
         "        except Exception: pass\n"
         "    start = id(f) & ~((1 << 18) - 1)\n"
         "    for at in range(start, start + (1 << 18), 4096):\n"
-        "        found += word in ctypes.string_at(at, 4096)\n    return found\n"
+        "        found += moved in ctypes.string_at(at, 4096).translate(table)\n    return found\n"
     )
     word = bytes([99 - i % 7 for i in range(24)]).decode()
     test = f"secret = '{word}'\nassert f(1) == 7, secret"
@@ -145,7 +159,7 @@ def test_the_tests_and_other_answers_are_nowhere_in_the_answers_memory(sandbox: 
     assert found[0].reason.startswith("assert f(1) == 7: got 0"), found[0]
     assert found[1].passed == 1
     # The search itself finds what is there.
-    planted = search.replace("found = 0\n", "found = 0\n    global kept\n    kept = [word.decode()]\n")
+    planted = search.replace("found = 0\n", f"found = 0\n    global kept\n    kept = ['{word}']\n")
     assert int(sandbox.run([Job(planted, (test,), "f")])[0].reason.split("got ")[1].split()[0]) >= 1
 
 
