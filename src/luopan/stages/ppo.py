@@ -170,28 +170,22 @@ def figures(setup: Setup, before: Mapping[str, Any], after: Mapping[str, Any], r
                 after=result.last.get("kl"),
                 unit="nats",
                 higher_is_better=None,
-                headline=False,
                 help="per answer, in the last generation",
             )
         )
-    lines = read_metrics(setup.out.path)
-    if lines:
+    losses = [line["value_loss"] for line in read_metrics(setup.out.path) if "value_loss" in line]
+    if losses:
         found.append(
             Figure(
-                name="explained variance of the value model",
-                before=known(lines[0], "explained_variance"),
-                after=known(lines[-1], "explained_variance"),
+                name="value loss",
+                before=losses[0],
+                after=losses[-1],
+                higher_is_better=False,
                 headline=False,
-                help="1: it knows what an answer will earn at every token; 0 and below: no better than a constant",
+                help="half the squared distance between what was expected and what came, per token while training",
             )
         )
     return found
-
-
-def known(line: Mapping[str, Any], name: str) -> float | None:
-    """A figure of a line of metrics, None where there is no number."""
-    value = line.get(name)
-    return value if isinstance(value, int | float) and value == value else None
 
 
 def summary(setup: Setup, result: FitResult) -> str:
