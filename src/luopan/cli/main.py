@@ -27,6 +27,7 @@ VERBS = {
     "sweep": "train one stage with several settings and seeds, and compare",
     "merge": "make one model out of the weights of several",
     "report": "rebuild a run's report, or show where a model came from",
+    "rollouts": "page through what a policy said while it learnt, and what it was worth",
     "corpus": "make a corpus, look at what was kept and rejected, try thresholds",
     "tokenizer": "look at a tokenizer, compare tokenizers on a text, add tokens to a model",
     "export": "copy a model out: Hugging Face folder, GGUF for llama.cpp and Ollama, adapter",

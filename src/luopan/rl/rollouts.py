@@ -70,6 +70,7 @@ class Group:
             "question": self.prompt.question,
             "thinking": self.prompt.thinking,
             "policy": step,
+            "reference": self.prompt.answer,
             "prompt_ids": list(self.prompt.input_ids),
             "answers": [
                 {
