@@ -15,14 +15,16 @@ from stage_toys import tiny_chat, workspace
 from luopan.corpus.skills import generate_cases
 from luopan.errors import RecipeError, TrainingError
 from luopan.recipe.specs import GrpoSpec
-from luopan.rl.feed import OnPolicyFeed
+from luopan.rl.feed import Collected, OnPolicyFeed
 from luopan.rl.groups import GroupCollector
 from luopan.rl.rewards import Answer, Part, Rewards, each
 from luopan.rl.rollouts import Prompt
+from luopan.stages import ratio
 from luopan.stages.common import Chat
 from luopan.stages.grpo import WAY, build_feed, loss
 from luopan.stages.measure import SUITE_SEED
-from luopan.stages.on_policy import assert_ratio_is_one, rollout_figures
+from luopan.stages.on_policy import rollout_figures
+from luopan.stages.ratio import assert_ratio_is_one
 from luopan.stages.rewarded import feed_of, set_up
 from luopan.stages.rewarding import build_rewards
 from luopan.stages.tasks import training_prompts
@@ -182,10 +184,59 @@ def test_engine_and_trainer_are_compared_before_the_first_update(chat: Chat, tmp
     by_first_token(feed)
     assert_ratio_is_one(chat, feed, spec(temperature=0.8), out)
     assert any("agree within" in note for note in out.progress.notes)  # type: ignore[attr-defined]
-    with pytest.raises(TrainingError, match="disagree"):
+    with pytest.raises(TrainingError, match=r"their ratio is .* and not 1") as error:
         assert_ratio_is_one(chat, feed, spec(temperature=1.0), out)
+    assert "They agree at temperature 0.8" in str(error.value) and "the loss has temperature 1" in str(error.value)
     (out.path / "checkpoints").mkdir()  # later the weights are others: nothing to compare
     assert_ratio_is_one(chat, feed, spec(temperature=1.0), out)
+
+
+def test_a_wrong_precision_or_wrong_positions_are_named(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = workspace(tmp_path)
+    feed = by_first_token(build_feed(spec(), chat, out))
+    batches = feed.micro_batches(0)
+    assert ratio.checked(chat, feed, spec(), batches)
+    with pytest.raises(TrainingError, match="packing is to blame"):
+        ratio.checked(chat, feed, spec(), [replace(batch, position_ids=batch.position_ids * 2) for batch in batches])
+    for batch in batches:
+        batch.per_token["old_logprobs"].sub_(0.5)  # as no setting would make it
+    with pytest.raises(TrainingError, match="No setting that was tried explains it"):
+        ratio.checked(chat, replace(feed, _held=(0, shifted(feed, 0.5))), spec(), batches)
+    monkeypatch.setitem(ratio.RATIO_TOLERANCE, torch.bfloat16, 1e-5)  # a toy's gap is small in bf16, too
+    feed.micro_batches(0)
+    with pytest.raises(TrainingError, match="They agree with precision: fp32 in the trainer"):
+        ratio.checked(chat, feed, spec(precision="bf16"), feed.micro_batches(0))
+
+
+def shifted(feed: OnPolicyFeed, by: float) -> Collected:
+    """What the feed holds, with other log-probabilities of the engine."""
+    units = [
+        [
+            replace(doc, per_token={"old_logprobs": [value - by for value in doc.per_token["old_logprobs"]]})
+            for doc in unit
+        ]
+        for unit in feed.units
+    ]
+    return Collected(units, {})
+
+
+def test_the_gap_is_told_of_updates_with_the_weights_that_sampled(chat: Chat, tmp_path: Path) -> None:
+    feed = by_first_token(build_feed(spec(num_iterations=2), chat, workspace(tmp_path)))
+    first, later = (
+        [policy_loss(chat.model, batch, temperature=0.8) for batch in feed.micro_batches(n)] for n in (0, 1)
+    )
+    (total, count), (most, _) = first[0].metrics["logprob_gap"], first[0].metrics["logprob_gap_max"]
+    assert 0 < total / count <= most < 1e-4 and count == first[0].weight
+    assert "logprob_gap" not in later[0].metrics and "ratio" in later[0].metrics
+    (wrong,) = feed.micro_batches(0)
+    places = wrong.labels != -100
+    wrong.per_token["old_logprobs"][places] -= 0.25
+    gap, gap_max = (
+        policy_loss(chat.model, wrong, temperature=0.8).metrics[f"logprob_gap{end}"] for end in ("", "_max")
+    )
+    assert float(gap[0] / gap[1]) == pytest.approx(0.25, abs=1e-3) == pytest.approx(float(gap_max[0]), abs=1e-3)
 
 
 def test_figures_of_the_rollouts_are_given_at_logged_steps(chat: Chat, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ in what their collectors make.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -21,8 +21,9 @@ import numpy as np
 from luopan.artifacts import atomic_write_json
 from luopan.rl.buffer import Unit, drop_buffers, read_buffer, write_buffer
 from luopan.rl.packing import lay_out, pack_units
-from luopan.tokens.batch import Batch
+from luopan.tokens.batch import Batch, Doc
 from luopan.train.checkpoint import steps_saved
+from luopan.train.losses import STALE
 from luopan.train.ranks import from_leader, rank, share
 
 
@@ -81,7 +82,13 @@ class OnPolicyFeed:
         """The batches of an update; the first of a generation samples it."""
         generation, place = divmod(step, self.plan.updates)
         collected = self._collected(generation, step, fresh=place == 0)
-        return self._pack(self._part(collected.units, generation, place))
+        units = self._part(collected.units, generation, place)
+        return self._pack(units if place == 0 else [[marked_stale(doc) for doc in unit] for unit in units])
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """Of the generation that was read last, all of them."""
+        return self._held[1].units if self._held else []
 
     @property
     def idle(self) -> bool:
@@ -141,3 +148,8 @@ class OnPolicyFeed:
         mine = share(rows)
         parts = [mine[i : i + per] for i in range(0, len(mine), max(1, per))]
         return [lay_out(part, self.plan.pad_id, one_row=self.plan.one_row) for part in parts]
+
+
+def marked_stale(doc: Doc) -> Doc:
+    """A document of a later update of its generation: the weights are no longer those that sampled it."""
+    return replace(doc, fields={**doc.fields, STALE: True})

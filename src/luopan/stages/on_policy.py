@@ -1,5 +1,5 @@
-"""Parts of the run of stages that learn from rollouts: the engine on the policy's weights, the check before the first
-update, hooks that log what was sampled and how held-out prompts are answered."""
+"""Parts of the run of stages that learn from rollouts: the engine on the policy's weights, hooks that log what was
+sampled and how held-out prompts are answered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion, Engine
 from luopan.model.decoder import Decoder
@@ -18,15 +17,10 @@ from luopan.rl.feed import OnPolicyFeed, UpdatePlan
 from luopan.rl.held_out import Exam, keep_exam, summary
 from luopan.rl.rewards import reason
 from luopan.rl.scoring import token_logprobs
-from luopan.stages.base import Workspace
 from luopan.stages.common import Chat
 from luopan.tokens.batch import Doc
 from luopan.train.device import autocast
-from luopan.train.losses import token_scores
 from luopan.train.skips import Skips
-
-# Nats on a token. Cached and full passes round differently; in bf16 that is in the second digit.
-RATIO_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
 def update_plan(spec: OnPolicySpec, chat: Chat, seed: int) -> UpdatePlan:
@@ -114,27 +108,3 @@ class PreciseEngine:
         """As `Engine.generate`."""
         with autocast(self.device, self.precision):
             return self.engine.generate(prompts, params, seed=seed, request_ids=request_ids)
-
-
-@torch.no_grad()
-def assert_ratio_is_one(chat: Chat, feed: OnPolicyFeed, spec: OnPolicySpec, out: Workspace) -> None:
-    """Before the first update the trainer must see the log-probabilities that the engine sampled with.
-
-    If it does not (another temperature, other masks, another attention), every update would be off, silently.
-    """
-    if (out.path / "checkpoints").exists():
-        return
-    with autocast(chat.device, spec.precision):
-        half = torch.is_autocast_enabled(chat.device.type)
-    tolerance = RATIO_TOLERANCE[torch.bfloat16 if half else torch.float32]
-    for batch in feed.micro_batches(0):
-        with autocast(chat.device, spec.precision):
-            scores = token_scores(chat.model, batch.to(chat.device), spec.temperature)
-        sampled = batch.per_token["old_logprobs"].flatten()[scores.places.cpu()]
-        worst = float((scores.logprobs.cpu() - sampled).abs().max())
-        if worst > tolerance:
-            raise TrainingError(
-                f"engine and trainer disagree by {worst:.2g} nats on a token before the first update",
-                hint="This is a fault of the program; please report it with the recipe.",
-            )
-        out.progress.note(f"Engine and trainer agree within {worst:.1e} nats before the first update.")

@@ -47,12 +47,12 @@ from luopan.stages.measure import (
 )
 from luopan.stages.on_policy import (
     PreciseEngine,
-    assert_ratio_is_one,
     held_out_figures,
     rollout_figures,
     scorer,
     update_plan,
 )
+from luopan.stages.ratio import assert_ratio_is_one
 from luopan.stages.rewarded_report import figures_of
 from luopan.stages.rewarding import build_rewards, check_rewards, try_rewards
 from luopan.stages.tasks import Tasks, check_tasks, open_tasks

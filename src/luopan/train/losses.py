@@ -27,6 +27,8 @@ from luopan.tokens.batch import Batch
 from luopan.tokens.rows import SOURCE
 from luopan.train.window import source_loss
 
+STALE = "stale"  # per_document: the weights are no longer those that sampled
+
 
 def causal_lm_loss(model: Decoder, batch: Batch, *, z_loss_coef: float = 0.0, sources: Sequence[str] = ()) -> LossTerm:
     """Cross-entropy summed over the trained tokens, their number the weight; z-loss and the router's losses added.
@@ -221,7 +223,7 @@ def policy_loss(
     Every document is one completion with its prompt; its trained tokens are the completion. per_token, aligned with
     input_ids: `old_logprobs`, `reference_logprobs` where `beta` > 0, `sampled_logprobs` with an `importance_cap`,
     `advantages` with `token_advantages`; without it per_document `advantage`. `temperature` is the one it was sampled
-    with. With `entropy` the policy's entropy is reported.
+    with. With `entropy` the policy's entropy is reported; `logprob_gap` always is.
     """
     asked = {
         "reference_logprobs": knobs.get("beta"),
@@ -246,9 +248,26 @@ def policy_loss(
         entropies=scores.entropies,
         **knobs,
     )
-    if weights is None or importance_cap is None:
-        return term
-    return replace(term, metrics={**term.metrics, "importance_capped": mean_metric(weights >= importance_cap)})
+    metrics = {**term.metrics, **logprob_gap(batch, scores)}
+    if weights is not None and importance_cap is not None:
+        metrics["importance_capped"] = mean_metric(weights >= importance_cap)
+    return replace(term, metrics=metrics)
+
+
+def logprob_gap(batch: Batch, scores: Scores) -> dict[str, Metric]:
+    """How far the trainer's log-probabilities are from those that the engine sampled with, in nats: mean and largest.
+
+    Of a generation's first update; in later ones (documents with the field `stale`) the policy has moved, and there is
+    no figure. With `sampled_logprobs` the `old_logprobs` are the trainer's own, of the weights that sampled.
+    """
+    columns = {name: column.flatten()[scores.places] for name, column in batch.per_token.items()}
+    ours = columns["old_logprobs"] if "sampled_logprobs" in columns else scores.logprobs.detach()
+    theirs = columns.get("sampled_logprobs", columns["old_logprobs"])
+    if STALE in batch.per_document and "sampled_logprobs" not in columns:
+        return {}
+    apart = (ours - theirs).abs()
+    one = apart.new_tensor(1.0)
+    return {"logprob_gap": mean_metric(apart), "logprob_gap_max": (apart.amax() if apart.numel() else 0 * one, one)}
 
 
 def required(columns: Any, *names: str) -> dict[str, Tensor]:
