@@ -39,7 +39,7 @@ def tiny_pair() -> PolicyAndValue:
     return PolicyAndValue(policy, value_from_policy(policy, seed=1))
 
 
-def sampled(policy: Decoder, generation: int) -> tuple[list[Graded], dict[str, float]]:
+def sampled(policy: Decoder, generation: int) -> tuple[list[Graded], dict[str, float], dict[str, float]]:
     """An answer to each of the prompts, rewarded for an odd first token; each rank samples its share."""
     asked = prompts(ANSWERS)
     mine = share(range(ANSWERS))
@@ -54,7 +54,7 @@ def sampled(policy: Decoder, generation: int) -> tuple[list[Graded], dict[str, f
     ]
     everything = [one for part in gather_objects(rollouts) for one in part]
     reward = float(np.mean([one.reward for one in everything]))
-    return [(prompt, [one]) for prompt, one in zip(asked, everything, strict=True)], {"reward": reward}
+    return [(prompt, [one]) for prompt, one in zip(asked, everything, strict=True)], {"reward": reward}, {}
 
 
 def make_feed(pair: PolicyAndValue, folder: Path, settings: PpoSettings = ADAPTIVE, **plan: int) -> OnPolicyFeed:
@@ -74,7 +74,7 @@ def make_feed(pair: PolicyAndValue, folder: Path, settings: PpoSettings = ADAPTI
         return token_logprobs(reference, docs, temperature=TEMPERATURE, **knobs)
 
     collector = PpoCollector(
-        answers=lambda generation: sampled(pair.policy, generation),
+        answers=lambda generation, carry: sampled(pair.policy, generation),
         policy=now,
         values=values,
         reference=before if settings.kl_coef else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,12 +87,12 @@ def test_answers_without_a_reward_are_logged_and_not_learned_from(tmp_path: Path
         (one, [Rollout((5, 6), (-1.0, -1.0), "", "stop", 1.0), Rollout((7,), (-1.0,), "", "length", None)]),
         (other, [Rollout((8, 9), (-1.0, -1.0), "", "stop", 0.0)]),
     ]
-    collector.answers = lambda generation: (graded, {})
+    collector.answers = lambda generation, carry: (graded, {}, {})
     found = collector.collect(0, 0, {})
     assert answers_in([doc for unit in found.units for doc in unit]) == [[5, 6], [8, 9]]
     first = next(iter(read_log(tmp_path / "rollouts", 0)))["answers"]
     assert first[1]["reward"] is None and first[1]["advantage"] == 0.0 and first[0]["advantage"] != 0.0
-    collector.answers = lambda generation: ([(one, [graded[0][1][1]])], {})
+    collector.answers = lambda generation, carry: ([(one, [graded[0][1][1]])], {}, {})
     with pytest.raises(TrainingError, match="nothing to learn from"):
         collector.collect(0, 0, {})
 
@@ -107,7 +109,24 @@ def test_the_gap_between_engine_and_trainer_is_logged(tmp_path: Path, alone: Pat
     collector = feed.collector
     assert isinstance(collector, PpoCollector)
     graded = [(prompts(1)[0], [Rollout((5, 6), (-1.0, -2.0), "", "stop", 1.0)])]
-    collector.answers = lambda generation: (graded, {})
+    collector.answers = lambda generation, carry: (graded, {}, {})
     collector.policy = lambda docs: [[0.0] * (len(docs[0]) - 2) + [-1.5, -2.1]]
     figures = collector.collect(0, 0, {}).figures
     assert figures["logprob_gap"] == pytest.approx(0.3) and figures["logprob_gap_max"] == pytest.approx(0.5)
+
+
+def test_what_the_answers_carry_and_the_coefficient_are_kept_together(tmp_path: Path) -> None:
+    feed = make_feed(tiny_pair(), tmp_path, ADAPTIVE)
+    collector = feed.collector
+    assert isinstance(collector, PpoCollector)
+    answers, told = collector.answers, []
+
+    def counting(generation: int, carry: Mapping[str, float]) -> Any:
+        told.append(dict(carry))
+        return (*answers(generation, carry)[:2], {"visits": carry.get("visits", 0.0) + 1})
+
+    collector.answers = counting
+    feed.micro_batches(0)
+    feed.micro_batches(4)
+    assert told[0] == {} and told[1]["visits"] == 1.0
+    assert told[1]["kl_coef"] == feed.figures["kl_coef"] != ADAPTIVE.kl_coef

@@ -63,13 +63,14 @@ def report_of(folder: Path) -> StageReport:
         ({"kl_horizon": 100}, "kl_horizon has no effect without kl_target"),
         ({"kl_estimator": "k3", "kl_coef": 0.0}, "kl_estimator has no effect without kl_coef"),
         ({"vf_coef": 0.0}, "vf_coef"),
+        ({"curriculum": {}, "rewards": [{"kind": "format"}]}, "curriculum counts"),
         ({"reward_model": "r"}, "need each other"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
     changes = {key: value for key, value in changes.items() if value is not None}
     if "rewards" in changes and "truncation" not in changes:
-        changes.pop("missing_eos_penalty")
+        changes.pop("missing_eos_penalty", None)
     with pytest.raises(ValidationError, match=message):
         ppo_spec(**changes)
 
@@ -131,6 +132,14 @@ def test_verifiers_are_enough_and_without_a_price_no_reference_is_kept(
     assert len(opened) == 1
     assert all("kl" not in line for line in read_metrics(out.path))
     assert (out.path / "value" / "config.json").is_file()
+
+
+def test_a_curriculum_goes_on_from_generation_to_generation(tmp_path: Path) -> None:
+    out = workspace(tmp_path / "out")
+    spec = ppo_spec(curriculum={"target": 0.5}, num_iterations=1, kl_coef=0.0)
+    Ppo.run(spec, {"model": (model_artifact(tmp_path / "m"),)}, out)
+    drawn = [line["curriculum/drawn"] for line in read_metrics(out.path)]
+    assert drawn == sorted(drawn) and drawn[0] == 8 and drawn[-1] > 8
 
 
 class Killed(BaseException):

@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from luopan.recipe.reward_parts import Curriculum
 from luopan.recipe.rl_specs import OnPolicySpec
 
 
@@ -39,6 +40,7 @@ class PpoSpec(OnPolicySpec):
         default=0.2, gt=0, description="of a value's move in a generation; null: none"
     )
     vf_coef: float = Field(default=0.1, gt=0, description="weight of the value model's loss beside the policy's")
+    curriculum: Curriculum | None = None
     whiten_rewards: bool = Field(default=False, description="rewards per token to variance 1 in each generation")
 
     @property
@@ -57,6 +59,8 @@ class PpoSpec(OnPolicySpec):
             )
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError("kl_target has no effect with kl_coef 0: it is what kl_coef begins with")
+        if self.curriculum is not None and self.rewards and not any(one.kind == "verifier" for one in self.rewards):
+            raise ValueError("curriculum counts what a verifier accepts, and rewards has no {kind: verifier}")
         for key, needed in (("kl_horizon", "kl_target"), ("kl_estimator", "kl_coef")):
             if key in self.model_fields_set and not getattr(self, needed):
                 raise ValueError(f"{key} has no effect without {needed}")

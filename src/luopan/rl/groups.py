@@ -116,15 +116,15 @@ class GroupCollector:
         rounds = self._rounds(generation, carry or {})
         return rounds, self._figures(rounds, time.perf_counter() - start)
 
-    def sampled(self, generation: int) -> tuple[list[Graded], dict[str, float]]:
-        """The graded answers to a generation's own prompts, and figures over them, for who compares no groups.
-
-        Nothing is logged and nothing replaced.
-        """
-        start = time.perf_counter()
-        rounds = self._rounds(generation, {})[:1]
-        figures = self._figures(rounds, time.perf_counter() - start)
-        return rounds[0], {name: value for name, value in figures.items() if not name.endswith("_groups")}
+    def sampled(
+        self, generation: int, carry: Mapping[str, float]
+    ) -> tuple[list[Graded], dict[str, float], dict[str, float]]:
+        """For who compares no groups: the graded answers to a generation's own prompts, figures over them, and what the
+        next generation is told. Nothing is logged."""
+        assert not self.settings.resample_rounds, "dead groups are replaced where groups are compared"
+        rounds, figures = self.drawn(generation, carry)
+        kept = self._kept(rounds, carry, True, figures)
+        return rounds[0], {name: value for name, value in figures.items() if not name.endswith("_groups")}, kept
 
     def _penalties(self, chosen: Sequence[Graded]) -> tuple[Penalties | None, dict[str, float]]:
         """What the KL takes from the reward at each token of each answer, and the KL as a figure; where it is there."""

@@ -28,14 +28,19 @@ Columns = list[list[float]]
 TokenColumns = Callable[[Sequence[Doc]], Columns]
 """Documents to a number per token of each."""
 
+Answers = Callable[[int, Mapping[str, float]], tuple[list[Graded], dict[str, float], dict[str, float]]]
+
 
 @dataclass
 class PpoCollector:
-    """See the module; a `rl.feed.Collector`. `answers`: the graded answers of a generation, and figures over them, the
-    same on every rank. `policy` scores what it has said once more, as the trainer does: `logprob_gap` is how far that
-    is from what the engine sampled with. `reference` None: the divergence has no price."""
+    """See the module; a `rl.feed.Collector`.
 
-    answers: Callable[[int], tuple[list[Graded], dict[str, float]]]
+    answers: of a generation and the carry the graded answers, figures over them, and what the next generation is told;
+    the same on every rank. policy: scores what it has said once more, as the trainer does; `logprob_gap` is how far
+    that is from what the engine sampled with. reference None: the divergence has no price.
+    """
+
+    answers: Answers
     policy: TokenColumns
     values: TokenColumns
     reference: TokenColumns | None
@@ -44,7 +49,7 @@ class PpoCollector:
 
     def collect(self, generation: int, step: int, carry: Mapping[str, float]) -> Collected:
         """Score, value and log the answers of a generation; one document each."""
-        groups, figures = self.answers(generation)
+        groups, figures, kept = self.answers(generation, carry)
         learnt = [(prompt, one) for prompt, some in groups for one in some if one.reward is not None and one.tokens]
         if not learnt:
             raise TrainingError(
@@ -58,7 +63,7 @@ class PpoCollector:
         found, more = with_returns(docs, rewards, values, reference, self.settings, kl_coef)
         known = {id(one): doc for (_, one), doc in zip(learnt, found)}
         write_log(self.folder, step, [record(prompt, some, step, known) for prompt, some in groups])
-        after = carried(self.settings, kl_coef, more.get("kl", 0.0), len(found))
+        after = kept | carried(self.settings, kl_coef, more.get("kl", 0.0), len(found))
         return Collected([[doc] for doc in found], {**figures, **more, **gaps(docs, said)}, after)
 
     def _columns(self, docs: Sequence[Doc]) -> tuple[Columns, Columns, Columns | None]:

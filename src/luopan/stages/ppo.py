@@ -17,6 +17,7 @@ from luopan.model.policy_value import PolicyAndValue, value_from_policy
 from luopan.model.reward import family_of, save_reward
 from luopan.recipe.ppo_specs import PpoSpec
 from luopan.report.data import Figure
+from luopan.rl.curriculum import PassRates
 from luopan.rl.feed import Collector
 from luopan.rl.groups import GroupCollector, RolloutSettings
 from luopan.rl.ppo import PpoSettings
@@ -109,6 +110,7 @@ def collector(setup: Setup) -> Collector:
             seed=setup.out.seed,
         ),
         folder=setup.folder,
+        curriculum=None if spec.curriculum is None else PassRates(**spec.curriculum.model_dump()),
     )
     return PpoCollector(
         answers=groups.sampled,
