@@ -74,7 +74,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     ),
     "detectable_format:multiple_sections": (
         SECTIONS,
-        ["Section 1 a\nSection 2 b", "Section1Section 9"],
+        ["Section 1 a\nSection 2 b", "Section1Section 9 Section 4"],
         ["Section 1", "SECTION 1 SECTION 2"],
     ),
     "detectable_format:json_format": (
@@ -134,7 +134,7 @@ def test_less_than_excludes_the_bound() -> None:
 def test_postscripts_of_other_kinds() -> None:
     name = ["detectable_content:postscript"]
     assert followed("P. S. x", name, [{"postscript_marker": "P.S."}]) == [True]
-    assert followed("PS", name, [{"postscript_marker": "P.S."}]) == [False]
+    assert followed("P. S x, PS", name, [{"postscript_marker": "P.S."}]) == [False]
     assert followed("x note+: y", name, [{"postscript_marker": "NOTE+:"}]) == [True]
     assert followed("x noteee: y", name, [{"postscript_marker": "NOTE+:"}]) == [False]
 
@@ -167,6 +167,7 @@ def test_loose_looks_at_eight_forms() -> None:
         "Sure:\na",
         "a",
     ]
+    assert loose_forms("Sure:\n a\n\nBye")[1:4] == ["a\n\nBye", "Sure:\n a", "a"]
     name, args = ["startend:quotation"], [{}]
     assert followed('Sure:\n"a"', name, args) == [False]
     assert followed('Sure:\n"a"\nBye', name, args, "loose") == followed('*"a"*', name, args, "loose") == [True]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import subprocess
+import sys
 import threading
 import time
 from importlib import import_module
@@ -138,6 +140,16 @@ def test_a_helper_that_died_is_replaced_and_arguments_that_cannot_travel_are_tol
     assert told.score is None and "cannot be sent" in told.reason
     assert helper.grade([row], 1)[0].score == 1.0
     helper.close()
+
+
+def test_the_memory_limit_is_the_system_s() -> None:
+    code = (
+        "from luopan.evals import bounded_worker as worker\n"
+        "worker._limit('RLIMIT_AS', 1 << 30)\n"
+        "try:\n    print(len(bytearray(2 << 30)))\nexcept MemoryError:\n    print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "refused"
 
 
 def test_a_helper_that_does_not_start_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

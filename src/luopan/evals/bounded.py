@@ -77,7 +77,7 @@ class Helper:
         except subprocess.TimeoutExpired:
             code = 0
         self.close()
-        if code in (-getattr(signal, "SIGXCPU", 0), -signal.SIGKILL):
+        if code == -getattr(signal, "SIGXCPU", 0):
             return f"took longer than {limit_s} s of processor time"
         return f"the helper process ended with code {code}"
 
