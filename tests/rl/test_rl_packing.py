@@ -14,8 +14,9 @@ from luopan.errors import DataError
 from luopan.model.decoder import Decoder
 from luopan.rl.buffer import Unit
 from luopan.rl.feed import OnPolicyFeed
-from luopan.rl.packing import lay_out, pack_units, prompt_of
+from luopan.rl.packing import lay_out, pack_units
 from luopan.tokens.batch import Batch, Doc
+from luopan.tokens.merged import prompt_of
 from luopan.train.losses import policy_loss
 
 MakeFeed = Callable[..., OnPolicyFeed]
@@ -35,18 +36,6 @@ def answers(prompt: list[int], *lengths: int) -> list[Unit]:
     return [[doc(prompt, [7 + number] * length, number - 1.5)] for number, length in enumerate(lengths)]
 
 
-def spelled(rows: list[list[Doc]]) -> list[list[int]]:
-    """All documents, whole, sorted."""
-    found = []
-    for row in rows:
-        trunk: list[int] = []
-        for one in row:
-            own = list(map(int, one.input_ids))
-            trunk = trunk if one.prefix else own
-            found.append([*trunk[: one.prefix], *own])
-    return sorted(found)
-
-
 def gradients(model: Decoder, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, float]:
     model.zero_grad()
     term = policy_loss(model, batch, temperature=0.7, loss_type="grpo")
@@ -59,48 +48,50 @@ def gradients(model: Decoder, batch: Batch) -> tuple[torch.Tensor, torch.Tensor,
 @pytest.mark.parametrize("share_prompts", [False, True])
 def test_loss_and_gradients_are_those_of_documents_alone(one_row: bool, share_prompts: bool) -> None:
     units = [*answers([2, 3, 4, 5], 3, 1, 6, 2), *answers([2, 9, 4], 5, 5, 2), *answers([2, 3, 4, 5], 4)]
-    alone = [lay_out([list(unit)], PAD, one_row=False) for unit in units]
+    alone = [lay_out([list(unit)], PAD, share_prompts=False, one_row=False) for unit in units]
     model = tiny_policy()
     parts = [gradients(model, batch) for batch in alone]
     rows = pack_units(units, 24, share_prompts=share_prompts)
-    total, gradient, weight = gradients(model, lay_out(rows, PAD, one_row=one_row))
+    total, gradient, weight = gradients(model, lay_out(rows, PAD, share_prompts=share_prompts, one_row=one_row))
     assert weight == sum(part[2] for part in parts) == 8
     torch.testing.assert_close(total, torch.stack([part[0] for part in parts]).sum())
     torch.testing.assert_close(gradient, torch.stack([part[1] for part in parts]).sum(0), rtol=1e-4, atol=1e-6)
 
 
-def test_a_prompt_stands_once_before_its_answers_and_nothing_is_padded() -> None:
-    units = [*answers([2, 3, 4, 5], 3, 1, 6, 2), *answers([2, 9, 4], 5, 5, 2)]
+def test_what_answers_have_in_common_stands_once_and_nothing_is_padded() -> None:
+    units = [*answers([2, 3, 4, 5], 3, 1, 6, 2), *answers([2, 9, 4], 5, 5, 2), *answers([2, 9, 4], 5)]
     rows = pack_units(units, 24, share_prompts=True)
-    batch = lay_out(rows, PAD, one_row=True)
-    assert batch.input_ids.shape == (1, 4 + 12 + 3 + 12) and batch.num_tokens == 31
-    assert batch.num_targets == 24 and batch.num_documents == 7
-    bare = lay_out(pack_units(units, 24, share_prompts=False), PAD, one_row=True)
-    assert bare.num_tokens == 4 * 4 + 12 + 3 * 3 + 12 and bare.num_targets == 24
+    batch = lay_out(rows, PAD, share_prompts=True, one_row=True)
+    assert batch.input_ids.shape == (1, 4 + 12 + 3 + 12) and batch.num_targets == 12 + 17  # two answers are equal
+    assert batch.num_documents == 8
+    rows_alone = lay_out(rows, PAD, share_prompts=True, one_row=False)
+    assert rows_alone.num_tokens == 4 + 12 + 3 + 17 and rows_alone.num_targets == 12 + 17
+    bare = lay_out(pack_units(units, 24, share_prompts=False), PAD, share_prompts=False, one_row=True)
+    assert bare.input_ids.shape == (1, bare.num_tokens) and bare.num_tokens == 4 * 4 + 12 + 4 * 3 + 17
 
 
 def test_rows_are_as_long_as_the_fullest() -> None:
     rows = pack_units(answers([2, 3], 9, 8, 5), 100, share_prompts=False)
-    batch = lay_out([*rows[:1], rows[0][:1]], PAD, one_row=False)
+    batch = lay_out([*rows[:1], rows[0][:1]], PAD, share_prompts=False, one_row=False)
     assert batch.input_ids.shape == (2, 6 + 22)
 
 
 def test_answers_that_do_not_fit_one_row_are_cut_into_rows_that_each_have_the_prompt() -> None:
     units = answers([2, 3, 4, 5], *range(1, 9))  # 4 + 36 tokens
     rows = pack_units(units, 16, share_prompts=True)
-    sizes = [sum(map(len, row)) for row in rows]
-    assert max(sizes) <= 16 and sum(sizes) < sum(len(unit[0]) for unit in units)
-    assert spelled(rows) == spelled([list(unit) for unit in units])
-    assert all(not row[0].prefix for row in rows)
+    batch = lay_out(rows, PAD, share_prompts=True, one_row=False)
+    assert batch.input_ids.shape[0] == len(rows) == 4 and batch.input_ids.shape[1] <= 16
+    assert batch.num_tokens == 4 * 4 + 36 and batch.num_targets == 36
+    told = [list(map(int, one.input_ids)) for row in rows for one in row]
+    assert sorted(told) == sorted(list(unit[0].input_ids) for unit in units)
 
 
-def test_units_stay_together_and_those_with_several_prompts_stay_as_they_are() -> None:
+def test_units_stay_together_and_answers_to_one_prompt_side_by_side() -> None:
     pair = [doc([2, 3, 4], [5, 6]), doc([2, 3, 4], [8])]
     mixed = [doc([2, 3], [5, 6]), doc([2, 4], [5, 6])]
     rows = pack_units([pair, mixed, [doc([2, 3, 4], [9, 9])]], 9, share_prompts=True)
-    assert sorted([[one.prefix for one in row] for row in rows]) == [[0, 0], [0, 3, 3]]
-    together = next(row for row in rows if len(row) == 3)
-    assert [list(one.input_ids) for one in together] == [[2, 3, 4, 5, 6], [8], [9, 9]]
+    told = sorted([[list(one.input_ids) for one in row] for row in rows])
+    assert told == [[[2, 3, 4, 5, 6], [2, 3, 4, 8], [2, 3, 4, 9, 9]], [[2, 3, 5, 6], [2, 4, 5, 6]]]
 
 
 def test_documents_from_a_buffer_are_packed_alike() -> None:
@@ -110,7 +101,10 @@ def test_documents_from_a_buffer_are_packed_alike() -> None:
         for (d,) in units
     ]
     assert prompt_of(units[0][0]) == prompt_of(arrays[0][0])
-    one, other = (lay_out(pack_units(each, 24, share_prompts=True), PAD, one_row=True) for each in (units, arrays))
+    one, other = (
+        lay_out(pack_units(each, 24, share_prompts=True), PAD, share_prompts=True, one_row=True)
+        for each in (units, arrays)
+    )
     assert torch.equal(one.input_ids, other.input_ids)
     assert torch.equal(one.per_token["old_logprobs"], other.per_token["old_logprobs"])
 

@@ -124,7 +124,7 @@ def test_the_reference_scores_the_trained_tokens(chat: Chat, tmp_path: Path) -> 
         with torch.no_grad():
             scores = token_scores(reference, batch, 0.8)
         column = batch.per_token["reference_logprobs"]
-        assert column.shape == batch.input_ids.shape
+        assert column.shape == batch.labels.shape
         torch.testing.assert_close(column.flatten()[scores.places], scores.logprobs)
         assert int(column.count_nonzero()) == scores.places.numel() > 0
         term = policy_loss(chat.model, batch, temperature=0.8, beta=0.1)

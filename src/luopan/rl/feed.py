@@ -143,11 +143,12 @@ class OnPolicyFeed:
 
     def _pack(self, units: Sequence[Unit]) -> list[Batch]:
         """Rows of whole units, dealt out over ranks and micro-batches."""
-        rows = pack_units(units, self.plan.max_length, share_prompts=self.plan.share_prompts)
+        shared = self.plan.share_prompts
+        rows = pack_units(units, self.plan.max_length, share_prompts=shared)
         per = -(-len(rows) // self.plan.micro_batches)
         mine = share(rows)
         parts = [mine[i : i + per] for i in range(0, len(mine), max(1, per))]
-        return [lay_out(part, self.plan.pad_id, one_row=self.plan.one_row) for part in parts]
+        return [lay_out(part, self.plan.pad_id, share_prompts=shared, one_row=self.plan.one_row) for part in parts]
 
 
 def marked_stale(doc: Doc) -> Doc:

@@ -32,6 +32,13 @@ class Targets(NamedTuple):
     places: Tensor  # [N] its own position
 
 
+class Once(NamedTuple):
+    """Which of N trained tokens are one and the same token of the row, U in all."""
+
+    first: Tensor  # [U] the first of each among the N
+    of: Tensor  # [N] which of the U each is
+
+
 @dataclass(frozen=True)
 class Batch:
     """B rows of T positions holding D documents.
@@ -39,6 +46,10 @@ class Batch:
     `labels` are aligned with `input_ids` (not shifted), -100 where nothing is learned. `document_ids` count through the
     whole batch (0..D-1, -1 = padding), `position_ids` restart at each document, or go on from the shared prompt
     (`luopan.model.branches`). `per_token` values are [B, T] and aligned with `input_ids`, `per_document` values [D].
+
+    Where `once` is known (`luopan.tokens.merged`) documents share more than their prompts: what is computed
+    (`input_ids`, `position_ids`, `layout`) is then shorter than the documents end to end, which `labels`,
+    `document_ids` and `per_token` still are.
     """
 
     input_ids: Tensor  # [B, T] int64
@@ -49,6 +60,18 @@ class Batch:
     per_token: Mapping[str, Tensor] = field(default_factory=dict)
     per_document: Mapping[str, Tensor] = field(default_factory=dict)
     _targets: Targets | None = field(default=None, init=False, repr=False, compare=False)
+    _once: Once | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def once(self) -> Once | None:
+        """Which trained tokens need be scored once only; None: each for itself."""
+        return self._once
+
+    def known(self, targets: Targets, once: Once | None) -> Batch:
+        """This batch, told what its maker has found out."""
+        object.__setattr__(self, "_targets", targets)
+        object.__setattr__(self, "_once", once)
+        return self
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
@@ -62,8 +85,8 @@ class Batch:
             per_token={k: v.to(device, non_blocking=True) for k, v in self.per_token.items()},
             per_document={k: v.to(device, non_blocking=True) for k, v in self.per_document.items()},
         )
-        object.__setattr__(moved, "_targets", Targets(*(part.to(device, non_blocking=True) for part in self.targets())))
-        return moved
+        once = None if self._once is None else Once(*(part.to(device, non_blocking=True) for part in self._once))
+        return moved.known(Targets(*(part.to(device, non_blocking=True) for part in self.targets())), once)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which a copy to a GPU need not be waited for."""
@@ -76,8 +99,8 @@ class Batch:
             per_token={k: v.pin_memory() for k, v in self.per_token.items()},
             per_document={k: v.pin_memory() for k, v in self.per_document.items()},
         )
-        object.__setattr__(pinned, "_targets", Targets(*(part.pin_memory() for part in self.targets())))
-        return pinned
+        once = None if self._once is None else Once(*(part.pin_memory() for part in self._once))
+        return pinned.known(Targets(*(part.pin_memory() for part in self.targets())), once)
 
     @property
     def num_documents(self) -> int:
@@ -86,7 +109,9 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Positions that hold a token; a shared prompt counts once."""
+        """Positions that hold a token; what documents share counts once."""
+        if self._once is not None:
+            return self.input_ids.numel()
         return int((self.document_ids != PADDING).sum())
 
     @property
@@ -136,7 +161,7 @@ def collate(rows: Sequence[Sequence[Doc]], length: int, pad_id: int) -> Batch:
     labels = np.full(shape, IGNORE, np.int64)
     documents = np.full(shape, PADDING, np.int64)
     docs = [doc for row in rows for doc in row]
-    per_token = {name: np.zeros(shape, np.float32) for name in _same_names(docs, "per_token")}
+    per_token = {name: np.zeros(shape, np.float32) for name in same_names(docs, "per_token")}
     number = 0
     for b, row in enumerate(rows):
         used = sum(len(doc) for doc in row)
@@ -161,13 +186,13 @@ def collate(rows: Sequence[Sequence[Doc]], length: int, pad_id: int) -> Batch:
         document_ids=document_ids,
         layout=layout,
         per_token={name: torch.from_numpy(grid) for name, grid in per_token.items()},
-        per_document={name: _column([doc.fields[name] for doc in docs]) for name in _same_names(docs, "fields")},
+        per_document={name: column([doc.fields[name] for doc in docs]) for name in same_names(docs, "fields")},
     )
     batch.targets()
     return batch
 
 
-def _same_names(docs: Sequence[Doc], kind: str) -> list[str]:
+def same_names(docs: Sequence[Doc], kind: str) -> list[str]:
     """The value names that all documents share; a document that lacks one would silently train on zeros."""
     names = list(getattr(docs[0], kind)) if docs else []
     for doc in docs:
@@ -175,7 +200,7 @@ def _same_names(docs: Sequence[Doc], kind: str) -> list[str]:
     return names
 
 
-def _column(values: Sequence[float | int | bool]) -> Tensor:
+def column(values: Sequence[float | int | bool]) -> Tensor:
     """[D]: bool and int64 stay what they are, everything else is fp32."""
     array = np.asarray(values)
     if array.dtype.kind == "b":

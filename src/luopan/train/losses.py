@@ -74,9 +74,14 @@ def source_metrics(batch: Batch, states: States, losses: Tensor, sources: Sequen
     return {source_loss(name): pair for name, pair in zip(sources, zip(sums, counts))}
 
 
-def trained_states(model: Decoder, batch: Batch) -> States:
-    """Runs the decoder over a batch. The router's counts, if there are any, go to the model."""
+def trained_states(model: Decoder, batch: Batch, *, once: bool = False) -> States:
+    """Runs the decoder over a batch. The router's counts, if there are any, go to the model.
+
+    `once`: states and targets [U] of distinct tokens only, where the batch knows of equal ones (`Batch.once`).
+    """
     index, targets, places = batch.targets()
+    if once and batch.once is not None:
+        index, targets = index[batch.once.first], targets[batch.once.first]
     hidden, routing = model.hidden_and_routing(batch.input_ids, batch.position_ids, batch.layout)  # [B, T, C]
     aux = None
     if routing is not None:
@@ -104,7 +109,7 @@ class Scores:
 def token_scores(model: Decoder, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Scores:
     """Log-probabilities of the trained tokens under softmax(logits / temperature)."""
     check_temperature(temperature)
-    states = trained_states(model, batch)
+    states = trained_states(model, batch, once=True)
     logprobs, entropies = linear_logprobs(
         states.hidden,
         head_weight(model),
@@ -113,6 +118,9 @@ def token_scores(model: Decoder, batch: Batch, temperature: float = 1.0, entropy
         softcap=model.config.final_logit_softcapping,
         entropy=entropy,
     )
+    if batch.once is not None:
+        logprobs = logprobs.index_select(0, batch.once.of)
+        entropies = None if entropies is None else entropies.index_select(0, batch.once.of)
     return Scores(logprobs, batch.document_ids.flatten()[states.places], states.places, entropies)
 
 
