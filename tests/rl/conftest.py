@@ -15,6 +15,8 @@ from luopan.model.decoder import Decoder
 from luopan.rl.feed import OnPolicyFeed, UpdatePlan
 from luopan.rl.groups import GroupCollector, RolloutSettings
 
+PARTS = ("prompts", "folder", "reference", "trainer", "stale")
+
 
 @pytest.fixture
 def policy() -> Decoder:
@@ -24,7 +26,7 @@ def policy() -> Decoder:
 @pytest.fixture
 def make_feed(tmp_path: Path) -> Callable[..., OnPolicyFeed]:
     def make(model: Decoder, reward: Any = parity, **changes: Any) -> OnPolicyFeed:
-        parts = {key: changes.pop(key) for key in ("prompts", "folder", "reference") if key in changes}
+        parts = {key: changes.pop(key) for key in PARTS if key in changes}
         plan: dict[str, Any] = {"max_length": 40, "micro_batches": 1, "num_iterations": 1, "steps_per_generation": 1}
         plan |= {"share_prompts": False, "one_row": False}
         plan |= {key: changes.pop(key) for key in plan if key in changes}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luopan.rl.groups import rollout_doc
-from luopan.rl.rollouts import Group, Prompt, Rollout
+from luopan.rl.rollouts import Group, Prompt, Rollout, rollout_doc
 
 PROMPT = Prompt((7, 8, 9), lambda text: None, name="sum", thinking=True, question="1+1?")
 

@@ -152,6 +152,7 @@ def test_a_policy_is_at_no_distance_from_itself(chat: Chat, tmp_path: Path) -> N
         {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2},
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "num_iterations": 2},
         {"loss_type": "dr_grpo", "scale_rewards": "none", "delta": 3.0, "steps_per_generation": 2},
+        {"policy_lag": 1, "importance_cap": 2.0},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
@@ -171,6 +172,9 @@ def test_every_algorithm_trains(chat: Chat, tmp_path: Path, changes: dict[str, A
     assert result.steps == 2 and math.isfinite(result.last["loss"])
     assert any(not torch.equal(old, new) for old, new in zip(before, chat.model.parameters(), strict=True))
     moved = recipe.num_iterations * recipe.steps_per_generation > 1
+    if recipe.policy_lag:  # the old policy is the trainer's own at the start of the generation
+        assert result.last["importance_weight"] > 0 and feed.figures["policy_lag"] == 1
+        assert feed.figures["logprob_gap_max"] > 1e-6
     assert (abs(result.last["kl_sampled"]) > 1e-7) == moved
     assert ("kl" in result.last) == (recipe.beta > 0 and recipe.kl_in == "loss")
 
@@ -292,10 +296,12 @@ def sitting(folder: Path, stop_at: int | None = None, **changes: Any) -> dict[in
     return {line["step"]: line for line in read_metrics(folder)}
 
 
-def test_a_resumed_run_samples_the_same_answers(tmp_path: Path) -> None:
-    alone = sitting(tmp_path / "alone")
-    sitting(tmp_path / "killed", stop_at=3)
-    resumed = sitting(tmp_path / "killed")
+@pytest.mark.parametrize("changes", [{}, {"policy_lag": 2, "importance_cap": 2.0}], ids=["in step", "lagging"])
+def test_a_resumed_run_samples_the_same_answers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Lagging, update 2 is gone on from, whose generation the weights of update 0 sample."""
+    alone = sitting(tmp_path / "alone", **changes)
+    sitting(tmp_path / "killed", stop_at=3, **changes)
+    resumed = sitting(tmp_path / "killed", **changes)
     for step in (3, 4):
         for key in ("loss", "grad_norm", "reward", "completion_length", "dead_groups"):
             assert resumed[step][key] == alone[step][key], (step, key)

@@ -136,6 +136,10 @@ class GrpoSpec(OnPolicySpec):
     use_bias_correction_kl: bool | None = Field(
         default=None, description="weigh the KL with the ratio; as the estimator needs it"
     )
+    policy_lag: int = Field(default=0, ge=0, description="updates that the weights that sample may be behind")
+    importance_cap: float | None = Field(
+        default=None, ge=1, description="largest weight that puts answers of older weights or another engine right"
+    )
     resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace groups of equal rewards")
     curriculum: Curriculum | None = None
     dead_generations: PositiveInt = Field(
@@ -181,11 +185,20 @@ class GrpoSpec(OnPolicySpec):
             check_policy(**self.loss_knobs)
         except RecipeError as error:
             raise ValueError(error.message) from error
-        if self.num_iterations * self.steps_per_generation == 1:
+        if self.num_iterations * self.steps_per_generation == 1 and not self.policy_lag:
             why = "has no effect with one update per generation, where the policy is the one that sampled"
             self._refuse(("epsilon", "epsilon_high", "delta", "importance_sampling_level"), why)
             if self.loss_type == "cispo":
                 raise ValueError("cispo with one update per generation is dapo; set num_iterations or use dapo")
+        return self
+
+    @model_validator(mode="after")
+    def _lag_works(self) -> Self:
+        updates = self.num_iterations * self.steps_per_generation
+        if 0 < self.policy_lag < updates:
+            raise ValueError(f"policy_lag {self.policy_lag} has no effect: a generation is used for {updates} updates")
+        if self.importance_cap is not None and not self.policy_lag and self.precision == "fp32":
+            raise ValueError("importance_cap has no effect with policy_lag 0 in fp32, where every weight is 1")
         return self
 
     @model_validator(mode="after")

@@ -19,13 +19,15 @@ from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
 from luopan.generate.engine import Completion
 from luopan.objectives.config import Advantage, AdvantageScale, KlEstimator
+from luopan.rl.correction import Scorer, rescored, with_rescored
 from luopan.rl.credit import Credit, Penalties, advantages, token_advantages
 from luopan.rl.curriculum import PassRates
 from luopan.rl.curriculum import figures as curriculum_figures
 from luopan.rl.feed import Collected
 from luopan.rl.log import write_log
 from luopan.rl.rewards import Answer, Rewards
-from luopan.rl.rollouts import Group, Prompt, Rollout
+from luopan.rl.rollouts import Group, Prompt, Rollout, rollout_doc
+from luopan.rl.stale import StalePolicy
 from luopan.rl.verifying import VERIFIER
 from luopan.tokens.batch import Doc
 from luopan.train.ranks import gather_objects, share, together
@@ -82,17 +84,29 @@ class GroupCollector:
     rewards: Rewards
     settings: RolloutSettings
     folder: Path
-    reference: Callable[[Sequence[Doc]], list[list[float]]] | None = None
+    reference: Scorer | None = None
     """The reference's log-probabilities of documents, aligned with their tokens; where the loss asks for them."""
     curriculum: PassRates | None = None
+    trainer: Scorer | None = None
+    """The policy's own log-probabilities of documents, where those of what sampled are to be put right by a weight."""
+    stale: StalePolicy | None = None
+    """What samples, where it may be older than the policy; `engine` is over its weights."""
 
     def collect(self, generation: int, step: int, carry: Mapping[str, float]) -> Collected:
         """Sample, grade and log the answers of a generation; one document each."""
+        version = self.stale.refresh(generation) if self.stale is not None else step
         drawn, figures = self.drawn(generation, carry)
         chosen = self._chosen(drawn)
+        if self.trainer is not None:
+            sampled = chosen
+            chosen, gap = rescored(sampled, self.trainer)
+            drawn = with_rescored(drawn, sampled, chosen)
+            figures |= gap
+        if self.stale is not None:
+            figures["policy_lag"] = float(step - version)
         penalties, strayed = self._penalties(chosen)
         groups = with_advantages(chosen, self.settings.credit, penalties)
-        self._log(step, drawn, groups)
+        self._log(step, drawn, groups, version)
         live = [group for group in groups if not group.dead] if self.settings.credit.by_group else groups
         # With nothing to learn from, the step still needs a loss of weight > 0: advantages are all zero then.
         docs = [
@@ -212,7 +226,7 @@ class GroupCollector:
         everything = [rollout for part in gather_objects(graded) for rollout in part]
         return [(prompt, everything[i * each : (i + 1) * each]) for i, prompt in enumerate(prompts)]
 
-    def _log(self, step: int, rounds: Sequence[Sequence[Graded]], trained: Sequence[Group]) -> None:
+    def _log(self, step: int, rounds: Sequence[Sequence[Graded]], trained: Sequence[Group], version: int) -> None:
         """All that was sampled; `round` is 0 for the generation's own prompts, and the advantages of a group that is
         not trained on are 0."""
         known = {id(group.rollouts[0]): group for group in trained if group.rollouts}
@@ -220,7 +234,7 @@ class GroupCollector:
         for number, part in enumerate(rounds):
             for prompt, rollouts in part:
                 group = known.get(id(rollouts[0])) or Group(prompt, tuple(rollouts), (0.0,) * len(rollouts))
-                records.append({**group.record(step), "round": number})
+                records.append({**group.record(step, version), "round": number})
         write_log(self.folder, step, records)
 
     def _figures(self, rounds: Sequence[Sequence[Graded]], seconds: float) -> dict[str, float]:
@@ -295,16 +309,3 @@ def with_advantages(graded: Sequence[Graded], credit: Credit, penalties: Penalti
     if credit.by_token:
         tokens = token_advantages(answers, credit, penalties)
     return [Group(prompt, tuple(rollouts), a, tuple(t)) for (prompt, rollouts), a, t in zip(graded, values, tokens)]
-
-
-def rollout_doc(prompt: Prompt, rollout: Rollout, advantage: float, tokens: Sequence[float] = ()) -> Doc:
-    """Prompt and answer as one document: the answer's tokens are trained, its stop token included. `tokens`: what each
-    is credited with, where they differ."""
-    before = len(prompt.input_ids)
-    columns = {"old_logprobs": rollout.logprobs, **({"advantages": tokens} if tokens else {})}
-    return Doc(
-        input_ids=[*prompt.input_ids, *rollout.tokens],
-        labels=[-100] * before + list(rollout.tokens),
-        per_token={name: [0.0] * before + list(column) for name, column in columns.items()},
-        fields={"advantage": advantage},
-    )

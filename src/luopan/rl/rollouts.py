@@ -8,9 +8,11 @@ for, replaced by another draw of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from luopan.tokens.batch import Doc
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled answer; with `finish_reason` "stop" its `tokens` end with the stop token, which is trained too."""
+    """One sampled answer; with `finish_reason` "stop" its `tokens` end with the stop token, which is trained too.
+
+    logprobs: those that it was sampled with; where it was scored again (`rl.correction`), the trainer's, and then
+    sampled_logprobs are those.
+    """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -44,6 +50,7 @@ class Rollout:
     finish_reason: str
     reward: float | None
     parts: dict[str, float | None] = field(default_factory=dict)
+    sampled_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,14 @@ class Group:
         rewards = {r.reward for r in self.rollouts if r.reward is not None}
         return len(rewards) < 2
 
-    def record(self, step: int) -> dict[str, Any]:
-        """A line for the rollout log."""
+    def record(self, step: int, version: int | None = None) -> dict[str, Any]:
+        """A line for the rollout log. version: the update whose weights sampled, `step` if not said."""
         return {
             "step": step,
             "task": self.prompt.name,
             "question": self.prompt.question,
             "thinking": self.prompt.thinking,
-            "policy": step,
+            "policy": step if version is None else version,
             "reference": self.prompt.answer,
             "prompt_ids": list(self.prompt.input_ids),
             "answers": [
@@ -79,9 +86,23 @@ class Group:
                     "parts": r.parts,
                     "advantage": round(a, 4),
                     "tokens": list(r.tokens),
-                    "logprobs": [round(value, 5) for value in r.logprobs],
+                    "logprobs": [round(value, 5) for value in r.sampled_logprobs or r.logprobs],
                     "finish_reason": r.finish_reason,
                 }
                 for r, a in zip(self.rollouts, self.advantages)
             ],
         }
+
+
+def rollout_doc(prompt: Prompt, rollout: Rollout, advantage: float, tokens: Sequence[float] = ()) -> Doc:
+    """Prompt and answer as one document: the answer's tokens are trained, its stop token included. `tokens`: what each
+    is credited with, where they differ."""
+    before = len(prompt.input_ids)
+    more = {"sampled_logprobs": rollout.sampled_logprobs, "advantages": tokens}
+    columns = {"old_logprobs": rollout.logprobs, **{name: column for name, column in more.items() if column}}
+    return Doc(
+        input_ids=[*prompt.input_ids, *rollout.tokens],
+        labels=[-100] * before + list(rollout.tokens),
+        per_token={name: [0.0] * before + list(column) for name, column in columns.items()},
+        fields={"advantage": advantage},
+    )

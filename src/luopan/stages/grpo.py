@@ -14,6 +14,7 @@ from luopan.recipe.rl_specs import GrpoSpec
 from luopan.rl.curriculum import PassRates
 from luopan.rl.feed import Collector, OnPolicyFeed
 from luopan.rl.groups import GroupCollector, RolloutSettings
+from luopan.rl.stale import StalePolicy, generations_behind
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import MODEL_PAYLOAD, Chat
 from luopan.stages.rewarded import Setup, Way, check_rewarded, feed_of, labels, run_rewarded, set_up
@@ -46,8 +47,9 @@ def collector(setup: Setup) -> Collector:
     """Groups of answers."""
     spec: GrpoSpec = setup.spec
     assert setup.rewards is not None
+    stale = stale_policy(setup)
     return GroupCollector(
-        engine=setup.engine,
+        engine=setup.engine if stale is None else setup.sampler(stale.model),
         decode=setup.decode,
         prompts=setup.tasks.prompts,
         rewards=setup.rewards,
@@ -65,8 +67,19 @@ def collector(setup: Setup) -> Collector:
         ),
         folder=setup.folder,
         reference=None if setup.reference is None else setup.scorer(setup.reference),
+        trainer=None if spec.importance_cap is None else setup.scorer(setup.chat.model),
+        stale=stale,
         curriculum=None if spec.curriculum is None else PassRates(**spec.curriculum.model_dump()),
     )
+
+
+def stale_policy(setup: Setup) -> StalePolicy | None:
+    """What samples, where the recipe allows it to be older than the policy."""
+    spec: GrpoSpec = setup.spec
+    if not spec.policy_lag:
+        return None
+    updates = setup.plan.updates
+    return StalePolicy(setup.chat.model, generations_behind(spec.policy_lag, updates), updates, setup.folder)
 
 
 def loss(setup: Setup) -> LossFn:
@@ -76,6 +89,7 @@ def loss(setup: Setup) -> LossFn:
         policy_loss,
         temperature=spec.temperature,
         entropy=True,
+        importance_cap=spec.importance_cap,
         token_advantages=spec.advantage == "reinforce_pp",
         **spec.loss_knobs,
     )

@@ -93,6 +93,10 @@ class Setup:
         """The text of an answer, its thinking between tags."""
         return reply_text(self.chat.tokenizer, tokens, prompt)
 
+    def sampler(self, model: Decoder) -> PreciseEngine:
+        """What samples with a model's weights."""
+        return PreciseEngine(engine_of(replace(self.chat, model=model)), self.chat.device, self.spec.precision)
+
     def scorer(self, model: Decoder) -> Callable[..., list[list[float]]]:
         """Log-probabilities of documents by a model, as the trainer would compute them."""
         return scorer(model, self.spec, self.chat)
