@@ -14,6 +14,7 @@ from stage_toys import workspace
 from luopan.model import hf
 from luopan.report.data import StageReport
 from luopan.rl.held_out import Exam
+from luopan.rl.watch import Alarm, Watch
 from luopan.stages.grpo import Grpo
 from luopan.train.tracking import read_metrics
 
@@ -54,6 +55,13 @@ def test_a_run_from_the_users_rows_with_a_reward_model(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "out/rollouts/held_out-000002.json").read_text())
     assert len(kept["sampled"]) == 6 and kept["each"] == 4
     assert all({"reward", "reward/verifier", "reward/reward_model", "kl"} <= set(line) for line in lines)
+    titles = [picture.title for picture in report.pictures]
+    assert titles == ["Held-out prompts, verifier accuracy", "Held-out prompts, reward", "Parts of the reward"]
+    held = report.pictures[0].lines[0]
+    assert [step for step, _ in held.points] == [0, 2, 3] and held.stderr is not None
+    assert [held.points[0][1], held.points[2][1]] == [report.figures[0].before, report.figures[0].after]
+    assert {line.name for line in report.pictures[2].lines} == {"verifier", "reward_model"}
+    assert any(sample.group == "rollouts" for sample in report.samples)
     before, after = (hf.load(tmp_path / place) for place in ("model/model", "out/model"))
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
 
@@ -100,3 +108,18 @@ def test_a_watched_part_is_told_and_what_is_trained_comes_first(tmp_path: Path) 
     before = json.loads((tmp_path / "out" / "before.json").read_text())
     assert len(before["parts"]["polite"]) == len(before["rewards"]) == 4
     assert metrics["before"]["polite, sampled"] == pytest.approx(sum(before["parts"]["polite"]) / 4)
+
+
+def test_what_looks_wrong_is_said_while_it_trains_and_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ring(watch: Watch, line: dict[str, Any]) -> list[Alarm]:
+        return [Alarm("length", line["step"], "answers grew")] if line["step"] == 2 else []
+
+    monkeypatch.setattr(Watch, "look", ring)
+    out = workspace(tmp_path / "out")
+    metrics = Grpo.run(grpo_spec(max_steps=3), {"model": (model_artifact(tmp_path / "model"),)}, out)
+    assert [note for note in out.progress.notes if "grew" in note] == ["WARNING: answers grew"]  # type: ignore[attr-defined]
+    report = StageReport.model_validate_json((out.path / "stage_report.json").read_text())
+    assert [note.text for note in report.notes if note.level == "warning"] == ["From step 2: answers grew"]
+    assert metrics["alarms"] == 1

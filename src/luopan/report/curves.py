@@ -114,7 +114,9 @@ def _cut(lines: list[Line]) -> float | None:
 
 
 def _drawable(name: str, points: Sequence[Point]) -> bool:
-    return name not in NOT_DRAWN and any(v is not None and known(v) for _, v in points)
+    if name in NOT_DRAWN or name.endswith("_stderr"):  # a standard error is a band around its figure, or nothing
+        return False
+    return any(v is not None and known(v) for _, v in points)
 
 
 def _words(name: str) -> str:

@@ -21,7 +21,7 @@ from luopan.tokens.chat import stop_ids
 from luopan.tokens.tokenizer import load_tokenizer, save_tokenizer
 from luopan.train.config import TrainConfig
 from luopan.train.device import pick_device, tune_allocator
-from luopan.train.loop import Feed, FitResult, Hook, LossFn, fit
+from luopan.train.loop import Feed, FitResult, Hook, LossFn, OnLog, fit
 from luopan.train.packed_check import check_packed
 from luopan.train.ranks import leave_to_leader
 from luopan.train.schedule import steps_for_rows
@@ -97,6 +97,7 @@ def train(
     seed: int | None = None,
     hooks: Sequence[Hook] = (),
     branch: Path | None = None,
+    on_log: OnLog | None = None,
 ) -> FitResult:
     """`fit` in a stage's folder, with its seed, progress and deadline. Of several processes rank 0 alone comes back.
 
@@ -116,6 +117,7 @@ def train(
         hooks=hooks,
         stop_at=out.stop_at,
         branch=branch,
+        on_log=on_log,
     )
     leave_to_leader()
     return result

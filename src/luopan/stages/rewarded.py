@@ -21,8 +21,10 @@ from luopan.model.decoder import Decoder
 from luopan.recipe.rl_specs import OnPolicySpec
 from luopan.report.data import Figure, Picture
 from luopan.rl.feed import Collector, OnPolicyFeed, UpdatePlan
-from luopan.rl.held_out import Exam
+from luopan.rl.held_out import Exam, summary
 from luopan.rl.rewards import Rewards
+from luopan.rl.samples import rollout_samples
+from luopan.rl.watch import Watch, alarms_of
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.common import (
     Chat,
@@ -53,12 +55,13 @@ from luopan.stages.on_policy import (
     update_plan,
 )
 from luopan.stages.ratio import assert_ratio_is_one
-from luopan.stages.rewarded_report import figures_of
+from luopan.stages.rewarded_report import alarm_notes, figures_of, pictures_of, told_lines
 from luopan.stages.rewarding import build_rewards, check_rewards, try_rewards
 from luopan.stages.tasks import Tasks, check_tasks, open_tasks
 from luopan.train.loop import FitResult, LossFn
 from luopan.train.preflight import check_training
 from luopan.train.ranks import together
+from luopan.train.tracking import read_metrics
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,25 @@ def run_rewarded(spec: Any, inputs: Inputs, out: Workspace, way: Way) -> dict[st
     hooks = [rollout_figures(feed, spec.logging_steps, spec.max_steps, out.path)]
     if spec.eval_rollouts_steps is not None:
         hooks.append(held_out_figures(setup.exam, spec, setup.folder, out.progress.note))
-    result = train(trained, feed, way.loss(setup), spec, out, hooks=hooks)
+    watch = watched(setup, before)
+    result = train(trained, feed, way.loss(setup), spec, out, hooks=hooks, on_log=watch)
     after = {**suite_after(out.path, chat, spec.suite), **setup.exam.take()}
     way.payload(setup)
     save_model(chat, out.path)
     return report_run(setup, way, before, after, result)
+
+
+def watched(setup: Setup, before: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
+    """What hears each line of metrics and says what looks wrong; lines of an earlier sitting are not told again."""
+    watch = Watch(setup.spec.max_completion_length)
+    for line in ({"step": 0, **summary(before)}, *read_metrics(setup.out.path)):
+        watch.look(line)
+
+    def hear(line: Mapping[str, Any]) -> None:
+        for alarm in watch.look(line):
+            setup.out.progress.note(f"WARNING: {alarm.text}")
+
+    return hear
 
 
 def aside_notes(tasks: Tasks) -> list[str]:
@@ -207,6 +224,8 @@ def report_run(
     pictures: list[Picture] = []
     if spec.suite.tests:
         pictures.append(skill_bars("Held-out skills", before, after, (setup.chat.origin, out.name)))
+    lines = told_lines(out.path, before, after, result.steps)
+    alarms = alarms_of(lines, spec.max_completion_length)
     read = len(tasks.prompts) + len(tasks.held) + len(tasks.aside)
     report = training_report(
         way.kind,
@@ -214,15 +233,17 @@ def report_run(
         setup.chat,
         result,
         spec.max_length,
-        notes=tasks.notes,
+        notes=[*tasks.notes, *alarm_notes(alarms)],
         summary=way.summary(setup, result),
         figures=figures,
-        pictures=[*pictures, *way.pictures(setup, before, after, result)],
-        samples=samples_of(after, out.name),
+        pictures=[*pictures, *pictures_of(lines), *way.pictures(setup, before, after, result)],
+        samples=[*samples_of(after, out.name), *rollout_samples(setup.folder)],
         set_aside=by_reason(tasks.aside, out.name, "prompts", read),
     )
     write_report(out.path, report)
-    return metrics_of(figures, **fit_metrics(result), reward=result.last.get("reward"), set_aside=len(tasks.aside))
+    return metrics_of(
+        figures, **fit_metrics(result), reward=result.last.get("reward"), set_aside=len(tasks.aside), alarms=len(alarms)
+    )
 
 
 def labels(spec: OnPolicySpec) -> str:

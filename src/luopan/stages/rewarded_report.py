@@ -1,14 +1,19 @@
-"""What a stage that learns from rollouts has to show: figures before and after."""
+"""What a stage that learns from rollouts has to show: figures before and after, curves of what was held out and of the
+parts of the reward, and what the watch saw."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from luopan.evals.skills import standard_error
 from luopan.recipe.rl_specs import OnPolicySpec
-from luopan.report.data import Figure
+from luopan.report.data import Figure, Line, LineChart, Note, Picture
+from luopan.rl.held_out import summary
+from luopan.rl.watch import Alarm
 from luopan.stages.measure import suite_figures
+from luopan.train.tracking import read_metrics
 
 
 def figures_of(spec: OnPolicySpec, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Figure]:
@@ -79,3 +84,49 @@ def known(values: Sequence[float | None]) -> list[float]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+# ---- curves, and what they say ----
+
+
+def told_lines(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any], steps: int) -> list[dict[str, Any]]:
+    """The lines of metrics, with what was measured on held-out prompts before and after them."""
+    lines = [line for line in read_metrics(folder) if int(line["step"]) <= steps]
+    if lines and int(lines[-1]["step"]) == steps:
+        lines[-1] = {**lines[-1], **summary(after)}
+    return [{"step": 0, **summary(before)}, *lines]
+
+
+def alarm_notes(alarms: Sequence[Alarm]) -> list[Note]:
+    """Warnings for the report."""
+    return [Note(text=f"From step {alarm.step}: {alarm.text}", level="warning") for alarm in alarms]
+
+
+def pictures_of(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """Held-out prompts over the training with their standard errors, and the parts of the reward in one picture."""
+    found: list[Picture] = []
+    for key, title, unit in (
+        ("accuracy", "Held-out prompts, verifier accuracy", "%"),
+        ("reward", "Held-out prompts, reward", ""),
+    ):
+        name = f"held_out/{key}"
+        told = [line for line in lines if name in line]
+        if len(told) < 2:
+            continue
+        points = [(float(line["step"]), float(line[name])) for line in told]
+        errors = [float(line.get(f"{name}_stderr", 0.0)) for line in told]
+        caption = "Answers sampled as in training; the band is one standard error over prompts."
+        line = Line(name="held out", points=points, stderr=errors)
+        found.append(LineChart(title=title, lines=[line], unit=unit, caption=caption))
+    names = [name for name in lines[-1] if name.startswith("reward/")] if lines else []
+    if len(names) > 1:
+        parts = [
+            Line(
+                name=name.removeprefix("reward/"),
+                points=[(float(line["step"]), value) for line in lines if (value := line.get(name)) is not None],
+            )
+            for name in names
+        ]
+        caption = "Each as it is before its weight."
+        found.append(LineChart(title="Parts of the reward", lines=parts, smooth=True, caption=caption))
+    return found
