@@ -33,10 +33,17 @@ class Targets(NamedTuple):
 
 
 class Once(NamedTuple):
-    """Which of N trained tokens are one and the same token of the row, U in all."""
+    """Documents that have tokens in common: the N trained ones, and which of them are one and the same, U in all."""
 
+    targets: Targets  # sources are positions of what is computed, places those of the documents
     first: Tensor  # [U] the first of each among the N
     of: Tensor  # [N] which of the U each is
+
+    def to(self, device: torch.device | str) -> Once:
+        """On `device`."""
+        targets, *rest = self
+        moved = Targets(*(part.to(device, non_blocking=True) for part in targets))
+        return Once(moved, *(part.to(device, non_blocking=True) for part in rest))
 
 
 @dataclass(frozen=True)
@@ -59,19 +66,8 @@ class Batch:
     layout: Layout
     per_token: Mapping[str, Tensor] = field(default_factory=dict)
     per_document: Mapping[str, Tensor] = field(default_factory=dict)
+    once: Once | None = None
     _targets: Targets | None = field(default=None, init=False, repr=False, compare=False)
-    _once: Once | None = field(default=None, init=False, repr=False, compare=False)
-
-    @property
-    def once(self) -> Once | None:
-        """Which trained tokens need be scored once only; None: each for itself."""
-        return self._once
-
-    def known(self, targets: Targets, once: Once | None) -> Batch:
-        """This batch, told what its maker has found out."""
-        object.__setattr__(self, "_targets", targets)
-        object.__setattr__(self, "_once", once)
-        return self
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
@@ -84,9 +80,10 @@ class Batch:
             layout=self.layout.to(device),
             per_token={k: v.to(device, non_blocking=True) for k, v in self.per_token.items()},
             per_document={k: v.to(device, non_blocking=True) for k, v in self.per_document.items()},
+            once=None if self.once is None else self.once.to(device),
         )
-        once = None if self._once is None else Once(*(part.to(device, non_blocking=True) for part in self._once))
-        return moved.known(Targets(*(part.to(device, non_blocking=True) for part in self.targets())), once)
+        object.__setattr__(moved, "_targets", Targets(*(part.to(device, non_blocking=True) for part in self.targets())))
+        return moved
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which a copy to a GPU need not be waited for."""
@@ -99,8 +96,8 @@ class Batch:
             per_token={k: v.pin_memory() for k, v in self.per_token.items()},
             per_document={k: v.pin_memory() for k, v in self.per_document.items()},
         )
-        once = None if self._once is None else Once(*(part.pin_memory() for part in self._once))
-        return pinned.known(Targets(*(part.pin_memory() for part in self.targets())), once)
+        object.__setattr__(pinned, "_targets", Targets(*(part.pin_memory() for part in self.targets())))
+        return pinned
 
     @property
     def num_documents(self) -> int:
@@ -110,7 +107,7 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Positions that hold a token; what documents share counts once."""
-        if self._once is not None:
+        if self.once is not None:
             return self.input_ids.numel()
         return int((self.document_ids != PADDING).sum())
 
@@ -126,6 +123,8 @@ class Batch:
         from the prompt's last token, so a source may stand there several times. Found once per batch, on the device it
         was made on (`collate`: the CPU), because counting on a GPU would stall it.
         """
+        if self.once is not None:
+            return self.once.targets
         if self._targets is None:
             object.__setattr__(self, "_targets", self._find_targets())
         assert self._targets is not None

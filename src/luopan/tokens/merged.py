@@ -40,7 +40,8 @@ def collate_merged(docs: Sequence[Doc]) -> Batch:
     _, first, of = np.unique(places[trained], return_index=True, return_inverse=True)
     numbers = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     layout = Layout.packed(torch.from_numpy(numbers[None]), prefixes)
-    batch = Batch(
+    targets = Targets(*(torch.from_numpy(part) for part in (places[trained - 1], labels[trained], trained)))
+    return Batch(
         input_ids=torch.from_numpy(np.concatenate(pieces)[None]),
         labels=torch.from_numpy(labels[None]),
         position_ids=layout.position_ids,
@@ -51,9 +52,8 @@ def collate_merged(docs: Sequence[Doc]) -> Batch:
             for name in same_names(docs, "per_token")
         },
         per_document={name: column([doc.fields[name] for doc in docs]) for name in same_names(docs, "fields")},
+        once=Once(targets, torch.from_numpy(first), torch.from_numpy(of)),
     )
-    targets = Targets(*(torch.from_numpy(part) for part in (places[trained - 1], labels[trained], trained)))
-    return batch.known(targets, Once(torch.from_numpy(first), torch.from_numpy(of)))
 
 
 def prompt_of(doc: Doc) -> bytes:
