@@ -25,6 +25,7 @@ VERBS = {
     "compass": "why, what and how, before anything is trained: a specification and a recipe",
     "plan": "parameters, FLOPs, memory, time, cost and layout, before a device is touched",
     "ablate": "one change at a time against a baseline, with seeds, a verdict and a ledger",
+    "scale": "train a family of sizes, fit a scaling law, predict a larger training",
     "sweep": "train one stage with several settings and seeds, and compare",
     "merge": "make one model out of the weights of several",
     "report": "rebuild a run's report, or show where a model came from",
