@@ -70,7 +70,15 @@ def test_json_and_its_schema(text: str, schema: dict | None, score: float | None
 
 def test_a_fence_may_be_forbidden_and_the_place_of_a_fault_is_told() -> None:
     assert json("```\n1\n```", fenced=False).score == 0.0
+    assert "several letters: A, B" in choice("The answer is A. The answer is B", answer="B").reason
     assert "at age" in json('{"age": "3"}', schema=SCHEMA).reason
+
+
+def test_a_schema_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[object] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *what, **_: fetched.append(what))
+    verdict = json("1", schema={"$ref": "http://localhost/schema"})
+    assert verdict.score is None and "what is not in it" in verdict.reason and fetched == []
 
 
 def test_patterns() -> None:

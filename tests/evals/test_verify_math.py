@@ -80,6 +80,7 @@ def test_a_reference_that_does_not_parse_is_nobodys_fault() -> None:
     for answer in (r"\frac{", "two apples", ""):
         verdict = verify("math", "5", answer=answer)
         assert verdict.score is None and "reference" in verdict.reason
+    assert "no mathematical expression" in verify("math", "5", answer="two apples").reason
 
 
 def test_computer_algebra_that_never_ends_is_ended_and_the_rest_is_graded() -> None:
