@@ -71,7 +71,14 @@ def test_a_unit_is_both_answers_and_every_answer_is_logged(tmp_path: Path) -> No
     chosen, rejected = found.units[0]
     assert list(chosen.input_ids) == [*prompts()[0].input_ids, 5, 9] and list(rejected.input_ids)[-2:] == [4, 9]
     assert list(chosen.labels)[-3:] == [-100, 5, 9] and list(chosen.per_token["old_logprobs"])[-3:] == [0, -0.5, -0.25]
-    figures = {"pairs": 2.0, "idle_pairs": 0.0, "pairs_per_prompt": 2 / 3, "reward_gap": 0.75, "chosen_longer_by": 0.0}
+    figures = {
+        "idle": 0.0,
+        "pairs": 2.0,
+        "idle_pairs": 0.0,
+        "pairs_per_prompt": 2 / 3,
+        "reward_gap": 0.75,
+        "chosen_longer_by": 0.0,
+    }
     assert found.figures == {"reward": 0.5, **figures}
     lines = [json.loads(line) for line in (tmp_path / "step-000003.jsonl").read_text().splitlines()]
     assert [[a["advantage"] for a in line["answers"]] for line in lines] == [[-1, 1], [0, 0], [1, -1, 0]]
@@ -91,6 +98,16 @@ def test_where_all_earned_the_same_the_pairs_are_idle_and_move_nothing(tmp_path:
     term.total.backward()
     assert float(term.total.detach()) == 0 and float(term.weight) == 3
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_many_generations_without_a_pair_are_an_error(tmp_path: Path) -> None:
+    dead = collector(tmp_path, (1.0, 1.0), (0.0, 0.0), dead_generations=3)
+    carry = dead.collect(0, 0, {}).carry
+    carry = dead.collect(1, 1, carry).carry
+    with pytest.raises(TrainingError, match="3"):
+        dead.collect(2, 2, carry)
+    alive = collector(tmp_path, (1.0, 0.0), dead_generations=3).collect(2, 2, carry)
+    assert not alive.carry and alive.figures["idle"] == 0
 
 
 def test_one_live_pair_is_topped_up_with_idle_ones(tmp_path: Path) -> None:

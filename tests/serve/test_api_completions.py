@@ -141,3 +141,26 @@ def test_health_and_figures(server: Running, client: openai.OpenAI) -> None:
     assert float(figures['luopan_time_to_first_token_seconds_count{model="noise"}']) >= 1
     assert float(figures['luopan_inter_token_seconds_count{model="noise"}']) >= 4
     assert figures['luopan_generations_running{model="noise"}'] == "0.0"
+
+
+def test_a_prompts_tokens_are_told_by_number(client: openai.OpenAI, server: Running) -> None:
+    """As vLLM tells them: what distillation from a teacher behind an endpoint reads."""
+    model = server.app.state.desk.models["noise"].generator.model
+    ids = [7, 30, 12, 7, 45]
+    answer = client.completions.create(model="noise", prompt=ids, max_tokens=1, extra_body={"prompt_logprobs": 3})
+    told = (answer.choices[0].model_extra or {})["prompt_logprobs"]
+    with torch.no_grad():
+        every = model(torch.tensor([ids])).float().log_softmax(-1)[0]
+    assert told[0] is None and len(told) == len(ids)
+    for place, entry in enumerate(told[1:], 1):
+        values, likeliest = every[place - 1].topk(3)
+        assert [int(key) for key, one in entry.items() if one["rank"]] == likeliest.tolist()
+        assert [one["logprob"] for one in entry.values() if one["rank"]] == pytest.approx(values.tolist(), abs=1e-4)
+        assert entry[str(ids[place])]["logprob"] == pytest.approx(every[place - 1, ids[place]].item(), abs=1e-4)
+    plain = client.completions.create(model="noise", prompt=ids, max_tokens=1)
+    assert "prompt_logprobs" not in (plain.choices[0].model_extra or {})
+
+
+def test_a_prompts_tokens_are_not_streamed(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="cannot be streamed"):
+        client.completions.create(model="noise", prompt="the", stream=True, extra_body={"prompt_logprobs": 3})

@@ -39,7 +39,7 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
 def test_the_shipped_recipes_load_and_hold_every_stage() -> None:
     assert {"quickstart", "smoke"} <= set(shipped_recipes())
     beside = {
-        "quickstart": {"mixture_ablation", "import", "reward", "ppo", "online_dpo", "rejection", "merge"},
+        "quickstart": {"mixture_ablation", "import", "reward", "ppo", "online_dpo", "rejection", "distill", "merge"},
         "smoke": {"mixture_ablation", "import"},
     }
     for name, apart in beside.items():

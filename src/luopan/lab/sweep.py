@@ -33,7 +33,9 @@ from luopan.report.data import Figure, StageReport
 from luopan.stages.handover import REPORT_FILE
 from luopan.train.tracking import read_metrics
 
-SWEPT_KINDS = ("pretrain", "midtrain", "sft", "preference", "reward", "grpo", "ppo", "online_dpo", "rejection")
+SWEPT_KINDS = (
+    "pretrain", "midtrain", "sft", "preference", "reward", "grpo", "ppo", "online_dpo", "rejection", "distill",
+)  # fmt: skip
 LAST_LINES = 5  # of the metrics: their mean is the loss that a training ended with
 
 

@@ -22,6 +22,7 @@ from luopan.pipeline.card_use import Use, placed
 
 NOT_RECORDED = "not recorded"
 CURVE_FILE = "loss.png"
+TAGS = {"sft", "preference", "grpo", "ppo", "online_dpo", "rejection", "distill", "merge", "midtrain"}
 
 
 def write_card(source: Path, folder: Path, options: CardOptions, use: Use, *, name: str, kind: str) -> CardFacts:
@@ -50,10 +51,7 @@ def header(facts: CardFacts, options: CardOptions, use: Use, kind: str) -> dict[
     base = options.base_model or facts.header.get("base_model") or _imported(facts)
     kinds = {stage["kind"] for stage in facts.stages}
     datasets = [one["name"] for stage in facts.stages for one in stage["data"] if one["kind"] == "dataset"]
-    tags = [
-        "luopan",
-        *sorted(kinds & {"sft", "preference", "grpo", "ppo", "online_dpo", "rejection", "merge", "midtrain"}),
-    ]
+    tags = ["luopan", *sorted(kinds & TAGS)]
     if not use.template or not use.template[0].startswith("There is no"):
         tags.append("conversational")
     head = {

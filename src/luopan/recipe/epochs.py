@@ -12,7 +12,9 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from luopan.errors import RecipeError
 from luopan.train.config import TrainConfig
 
-MODEL_KINDS = ("import", "pretrain", "midtrain", "sft", "preference", "grpo", "ppo", "online_dpo", "rejection", "merge")
+MODEL_KINDS = (
+    "import", "pretrain", "midtrain", "sft", "preference", "grpo", "ppo", "online_dpo", "rejection", "distill", "merge",
+)  # fmt: skip
 """Stages whose model can be trained further, asked, merged."""
 
 

@@ -25,6 +25,9 @@ class OnlineDpoSpec(OnPolicySpec):
     )
     min_margin: float = Field(default=0.0, ge=0, description="pairs whose rewards differ by less are left out")
     resample_rounds: int = Field(default=1, ge=0, description="extra draws that replace prompts without a difference")
+    dead_generations: PositiveInt = Field(
+        default=20, description="so many generations in a row without a single pair stop the run, with advice"
+    )
     beta: float = Field(default=0.1, gt=0, description="higher stays closer to the reference")
     loss_type: PreferenceLossType | tuple[PreferenceLossType, ...] = Field(
         default="sigmoid", description="one loss, or several that are added up; those of pairs"

@@ -16,6 +16,7 @@ from luopan.corpus.config import CurateConfig
 from luopan.corpus.config import expand as expand_curation
 from luopan.corpus.source_config import CorpusSource
 from luopan.model.config import ModelConfig
+from luopan.recipe.distill_specs import DistillSpec
 from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.merge_specs import MergeSpec
 from luopan.recipe.mixture_specs import MixtureAblationSpec, TextSpec
@@ -145,6 +146,7 @@ StageSpec = Annotated[
     | PpoSpec
     | OnlineDpoSpec
     | RejectionSpec
+    | DistillSpec
     | MergeSpec
     | MixtureAblationSpec
     | EvalSpec

@@ -22,7 +22,7 @@ from typing import Literal
 
 from luopan.errors import TrainingError
 from luopan.rl.feed import Collected
-from luopan.rl.groups import Graded
+from luopan.rl.groups import DEAD, Graded, check_dead
 from luopan.rl.log import write_log
 from luopan.rl.rollouts import Group, Rollout
 from luopan.tokens.batch import Doc
@@ -37,12 +37,13 @@ TokenColumns = Callable[[Sequence[Doc]], list[list[float]]]
 @dataclass(frozen=True)
 class PairSettings:
     """`pairs`: of a generation at most so many. `least`: so many there must be, idle ones if need be (as many as there
-    are updates and ranks to read them)."""
+    are updates and ranks to read them). `dead_generations`: so many in a row without a pair are an error."""
 
     choice: Choice
     margin: float
     pairs: int
     least: int = 1
+    dead_generations: int = 20
 
 
 @dataclass
@@ -76,7 +77,11 @@ class PairCollector:
         numbers = count()
         units = [pair_docs(*pair, number=next(numbers), idle=False) for pair in learnt]
         units += [pair_docs(*pair, number=next(numbers), idle=True) for pair in idle]
-        return Collected(self._referenced(units), {**figures, **pair_figures(learnt, idle, rounds)})
+        kept: dict[str, float] = {}
+        if not learnt:
+            kept[DEAD] = carry.get(DEAD, 0.0) + 1
+            check_dead(int(kept[DEAD]), self.settings.dead_generations, [one for part in rounds for one in part])
+        return Collected(self._referenced(units), {**figures, **pair_figures(learnt, idle, rounds)}, kept)
 
     def _referenced(self, units: list[list[Doc]]) -> list[Sequence[Doc]]:
         """With the reference's log-probability of each answer; each rank scores its share."""
@@ -146,6 +151,7 @@ def pair_figures(
     """How many pairs there are, of how many prompts, and how far apart their sides are."""
     asked = sum(map(len, rounds))
     figures = {"pairs": float(len(learnt)), "idle_pairs": float(len(idle)), "pairs_per_prompt": len(learnt) / asked}
+    figures["idle"] = float(not learnt)  # then the update changes nothing, momentum and weight decay included
     if learnt:
         gaps = [float(good.reward or 0.0) - float(bad.reward or 0.0) for _, good, bad in learnt]
         longer = [len(good.tokens) - len(bad.tokens) for _, good, bad in learnt]

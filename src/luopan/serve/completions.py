@@ -43,6 +43,10 @@ def completion_router(desk: Desk) -> APIRouter:
         writer = _Writer(body, prepared, token_bytes)
         if body.echo:
             writer.echoes = await unless_gone(request, _echoes(served, worker, prepared), deadline)
+        if body.prompt_logprobs is not None:
+            writer.prompt_told = await unless_gone(
+                request, _prompt_told(served, worker, prepared, body.prompt_logprobs), deadline
+            )
         answers = [Answer(PlainText(tokenizer, prepared.stop), prepared.ends, token_bytes) for _ in prepared.asks]
         source = follow(worker, worker.submit(prepared.asks), answers, deadline) if answers else _nothing(prepared)
         if not body.stream:
@@ -78,6 +82,11 @@ async def _echoes(served: ServedModel, worker: Worker, prepared: Prepared) -> li
     return found
 
 
+async def _prompt_told(served: ServedModel, worker: Worker, prepared: Prepared, top: int) -> list[list[Heard]]:
+    """The tokens of each prompt after its first, and the likeliest in their places."""
+    return [await worker.call(partial(prompt_logprobs, served.generator.model, ids, top)) for ids in prepared.prompts]
+
+
 async def _nothing(prepared: Prepared) -> AsyncGenerator[tuple[int, Update], None]:
     """The answers where only the prompt is repeated."""
     for index in range(len(prepared.prompts) * prepared.per_prompt):
@@ -105,6 +114,7 @@ class _Writer:
         self._told = bool(body.return_token_ids)
         self.frame = Frame(body, prepared, "cmpl", whole="text_completion", piece="text_completion")
         self.echoes: list[_Echo] = []
+        self.prompt_told: list[list[Heard]] | None = None
         self._echoed: set[int] = set()
         self._offsets = [0] * (len(prepared.prompts) * prepared.per_prompt)
 
@@ -128,7 +138,12 @@ class _Writer:
             "logprobs": self._logprobs(index, update.heard, echo),
             "finish_reason": update.finish_reason,
         }
-        return {**choice, "token_ids": [item.token for item in update.heard]} if self._told else choice
+        if self._told:
+            choice["token_ids"] = [item.token for item in update.heard]
+        if self.prompt_told is not None:
+            heard = self.prompt_told[index // self.prepared.per_prompt]
+            choice["prompt_logprobs"] = [None, *map(self._by_number, heard)]
+        return choice
 
     def chunk(self, index: int, update: Update) -> bytes:
         """One event."""
@@ -153,6 +168,17 @@ class _Writer:
             "top_logprobs": top if self.prepared.top_logprobs else None,
             "text_offset": offsets,
         }
+
+    def _by_number(self, item: Heard) -> dict[str, Any]:
+        """The token that came and the likeliest in its place, as vLLM gives them."""
+        ranked = {token: (place, logprob) for place, (token, logprob) in enumerate(item.top or [], 1)}
+        ranked.setdefault(item.token, (None, item.logprob))  # type: ignore[arg-type]
+        return {
+            str(token): {
+                "logprob": max(logprob, LEAST_LOGPROB), "rank": place, "decoded_token": self._bytes.name(token)
+            }
+            for token, (place, logprob) in ranked.items()
+        }  # fmt: skip
 
     def _likeliest(self, item: Heard) -> dict[str, float]:
         """The likeliest tokens' texts; the one that came is always among them."""

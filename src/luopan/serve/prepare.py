@@ -86,6 +86,8 @@ def completion(served: ServedModel, body: CompletionRequest) -> Prepared:
         raise refusal("best_of", "best_of cannot be streamed: which is best is known at the end")
     if body.stream and body.return_token_ids:
         raise refusal("return_token_ids", "return_token_ids is not given in a stream")
+    if body.prompt_logprobs is not None and body.stream:
+        raise refusal("prompt_logprobs", "prompt_logprobs cannot be streamed")
     limit = 16 if body.max_tokens is None else max(1, body.max_tokens)
     params = _params(served, body, limit, "max_tokens", body.logprobs or 0, _form(body, None, None))
     prompts = _encoded(served, body.prompt, "prompt")

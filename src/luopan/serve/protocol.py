@@ -182,11 +182,13 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    """`POST /v1/completions`. `logprobs`: how many likeliest tokens to give beside each. Not OpenAI's:
-    return_token_ids, as vLLM has it; log-probabilities are then those of all tokens, the one that ended it included."""
+    """`POST /v1/completions`. `logprobs`: how many likeliest tokens to give beside each. Not OpenAI's but vLLM's:
+    return_token_ids (log-probabilities are then those of all tokens, the one that ended it included), and
+    prompt_logprobs (how many likeliest tokens at each place of the prompt, by their numbers)."""
 
     prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=128)] | None = None
     echo: bool | None = None
     return_token_ids: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None

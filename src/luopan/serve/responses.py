@@ -132,14 +132,23 @@ class TextLogprobs(Answered):
     text_offset: list[int]
 
 
+class PromptLogprob(Answered):
+    """Of a token at a place of the prompt; `rank` null: not among the likeliest that were asked for."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
 class TextChoice(Answered):
-    """One of n continuations."""
+    """One of n continuations. `prompt_logprobs`, where asked for: by token number, null at the first place."""
 
     index: int
     text: str
     logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"]
     token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class Completion(Answered):

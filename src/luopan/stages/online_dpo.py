@@ -61,6 +61,7 @@ def collector(setup: Setup) -> Collector:
             margin=spec.min_margin,
             pairs=spec.prompts_per_step,
             least=setup.plan.steps_per_generation * world_size(),
+            dead_generations=spec.dead_generations,
         ),
         folder=setup.folder,
     )

@@ -20,6 +20,7 @@ STAGES = {
     "ppo": "luopan.stages.ppo:Ppo",
     "online_dpo": "luopan.stages.online_dpo:OnlineDpo",
     "rejection": "luopan.stages.rejection:Rejection",
+    "distill": "luopan.stages.distill:Distill",
     "merge": "luopan.stages.merge:Merge",
     "mixture_ablation": "luopan.stages.mixture_ablation:MixtureAblation",
     "eval": "luopan.stages.evaluate:Evaluate",

@@ -2,37 +2,26 @@
 
 A teacher in memory reads the same rows, and student and teacher are compared over the whole vocabulary, piece by piece:
 neither's logits are ever all held (`luopan.model.head`). A teacher elsewhere is known by the k likeliest tokens of each
-place: in a table (`TopK`) that the per-token value `teacher` points into, counted from 1, or in the per-token values
-`teacher_id_0`, `teacher_logprob_0` and so on, which a rollout's buffer keeps.
+place, in the per-token values `teacher_id_0`, `teacher_logprob_0` and so on, which stand with the token that they are
+about and which a rollout's buffer keeps.
+
+Heads of one tokenizer may be padded to different widths (Qwen2.5's are); compared are the tokens that both have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from luopan.errors import TrainingError
 from luopan.model.decoder import Decoder
 from luopan.model.head import Score, linear_scores
 from luopan.objectives.base import LossTerm
 from luopan.objectives.distill import Rest, check_divergence, divergence, kl, sampled_reverse_kl, top_k_events
 from luopan.tokens.batch import Batch
 from luopan.train.losses import States, head_weight, required, token_scores, trained_states
-
-PLACE = "teacher"
-FIRST_PLACE_NOT_FP32 = 2**24  # per-token values are fp32, which counts no further
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The k likeliest next tokens at M places, by the teacher."""
-
-    ids: Tensor  # [M, K] integers, -1 where fewer are known
-    logprobs: Tensor  # [M, K]
 
 
 def top_columns(ids: Tensor, logprobs: Tensor) -> dict[str, Any]:
@@ -49,7 +38,7 @@ def distill_loss(
     model: Decoder,
     batch: Batch,
     *,
-    teacher: Decoder | TopK | None,
+    teacher: Decoder | None,
     beta: float,
     temperature: float = 1.0,
     rest: Rest = "bucket",
@@ -61,10 +50,11 @@ def distill_loss(
     """
     check_divergence(beta, temperature)
     states = trained_states(model, batch)
-    if isinstance(teacher, Decoder):
-        score = whole_score(teacher, batch, states, beta, temperature)
+    if teacher is not None:
+        score = whole_score(teacher, batch, beta, temperature)
     else:
-        ids, logprobs = _known(batch, states, teacher)
+        ids = _stack(batch.per_token, "teacher_id", states).long()
+        logprobs = _stack(batch.per_token, "teacher_logprob", states)
         score = _top_score(ids, logprobs, beta, temperature, rest)
     total, figures = linear_scores(
         states.hidden, head_weight(model), score, softcap=model.config.final_logit_softcapping
@@ -87,7 +77,7 @@ def sampled_distill_loss(model: Decoder, batch: Batch, *, temperature: float = 1
     return sampled_reverse_kl(scores.logprobs, old, theirs)
 
 
-def whole_score(teacher: Decoder, batch: Batch, states: States, beta: float, temperature: float) -> Score:
+def whole_score(teacher: Decoder, batch: Batch, beta: float, temperature: float) -> Score:
     """Compares with a teacher's distributions over the vocabulary, which are made as they are asked for."""
     with torch.no_grad():
         hidden = teacher.hidden(batch.input_ids, batch.position_ids, batch.layout)  # [B, T, C]
@@ -95,8 +85,10 @@ def whole_score(teacher: Decoder, batch: Batch, states: States, beta: float, tem
 
     def score(logits: Tensor, here: slice) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            theirs = torch.log_softmax(teacher.logits(hidden[here]).float() / temperature, -1)
-        own = torch.log_softmax(logits / temperature, -1)
+            theirs = teacher.logits(hidden[here]).float()
+            width = min(theirs.shape[1], logits.shape[1])
+            theirs = torch.log_softmax(theirs[:, :width] / temperature, -1)
+        own = torch.log_softmax(logits[:, :width] / temperature, -1)
         return _scored(own, theirs, beta)
 
     return score
@@ -114,17 +106,6 @@ def _scored(own: Tensor, theirs: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         reverse = kl(own, theirs)[:, None]
     return divergence(own, theirs, beta), reverse
-
-
-def _known(batch: Batch, states: States, table: TopK | None) -> tuple[Tensor, Tensor]:
-    """The teacher's tokens and their log-probabilities at the trained places, [N, K] each."""
-    if table is not None:
-        at = required(batch.per_token, PLACE)[PLACE].flatten()[states.places].long() - 1
-        if bool((at < 0).any()):
-            raise TrainingError("a trained token has no place in the teacher's table")
-        where = at.to(table.ids.device)
-        return table.ids[where].to(at.device).long(), table.logprobs[where].to(at.device).float()
-    return _stack(batch.per_token, "teacher_id", states).long(), _stack(batch.per_token, "teacher_logprob", states)
 
 
 def _stack(columns: Mapping[str, Tensor], name: str, states: States) -> Tensor:
