@@ -17,6 +17,7 @@ from typing import Any
 
 from luopan.artifacts import Artifact, FileRecord, InputRecord, Manifest, plain, stable_hash
 
+_LINE = ("base_url", "api_key_env", "timeout", "patience", "concurrency")
 Inputs = Mapping[str, tuple[Artifact, ...]]
 
 
@@ -42,7 +43,7 @@ class Asked:
     def counted(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """A spec without what changes no result; keys whose product alone matters as that product."""
         left_out = {*self.incidental, *self.product}
-        kept = {key: value for key, value in spec.items() if key not in left_out}
+        kept = {key: without_lines(value) for key, value in spec.items() if key not in left_out}
         if self.product:
             kept[" x ".join(self.product)] = math.prod(spec.get(key) or 1 for key in self.product)
         return kept
@@ -50,6 +51,15 @@ class Asked:
     def facts(self) -> dict[str, Any]:
         """What the manifest's spec cannot say, kept beside it so that a later change can be named."""
         return {"stage_version": self.version, "seed": self.seed, "fingerprint": self.fingerprint}
+
+
+def without_lines(value: Any) -> Any:
+    """A key's value without where an endpoint is and how it is waited for: the same judge on another port is the same
+    judge, and a run whose server has moved goes on."""
+    if isinstance(value, Mapping):
+        left_out = _LINE if "base_url" in value else ()
+        return {key: without_lines(item) for key, item in value.items() if key not in left_out}
+    return [without_lines(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def stage_seed(seed: int, name: str) -> int:

@@ -23,6 +23,7 @@ from luopan.objectives.config import (
 from luopan.recipe.epochs import MODEL_KINDS
 from luopan.recipe.parts import ChatSuite
 from luopan.recipe.reward_parts import Curriculum, RewardModelPart, RewardPart, SoftOverlong, VerifierPart, check_parts
+from luopan.recipe.sampler_spec import OwnSampler, SamplerSpec
 from luopan.recipe.tasks import Task
 from luopan.train.config import TrainConfig
 
@@ -47,6 +48,9 @@ class OnPolicySpec(TrainConfig):
     )
     rewards: tuple[RewardPart, ...] = Field(
         default=(), description="what is rewarded; default: the verifier of the task, and the form for format_reward"
+    )
+    sampler: SamplerSpec = Field(
+        default=OwnSampler(kind="engine"), description="who samples: the own engine, or a server (docs/rollouts.md)"
     )
     reward_model: str | None = Field(default=None, description="the stage that a part of kind reward_model asks")
     format_reward: float = Field(default=0.0, ge=0, description="for well-formed thinking, beside the verifier's")
@@ -197,7 +201,8 @@ class GrpoSpec(OnPolicySpec):
         updates = self.num_iterations * self.steps_per_generation
         if 0 < self.policy_lag < updates:
             raise ValueError(f"policy_lag {self.policy_lag} has no effect: a generation is used for {updates} updates")
-        if self.importance_cap is not None and not self.policy_lag and self.precision == "fp32":
+        same = self.precision == "fp32" and self.sampler.kind == "engine"
+        if self.importance_cap is not None and not self.policy_lag and same:
             raise ValueError("importance_cap has no effect with policy_lag 0 in fp32, where every weight is 1")
         return self
 

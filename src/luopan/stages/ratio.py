@@ -110,6 +110,11 @@ def blame(chat: Chat, feed: OnPolicyFeed, spec: OnPolicySpec, batches: Sequence[
     for what, gap in trials(chat, feed, spec, batches):
         if gap is not None and gap() <= close:
             return what
+    if spec.sampler.kind == "endpoint":
+        return (
+            "The server's log-probabilities are not those it draws by. Start vLLM with --logprobs-mode "
+            "processed_logprobs; have any server hold its weights in the precision of the trainer."
+        )
     return "No setting that was tried explains it: this is a fault of the program; please report it with the recipe."
 
 

@@ -21,6 +21,7 @@ from luopan.model.decoder import Decoder
 from luopan.recipe.rl_specs import OnPolicySpec
 from luopan.report.data import Figure, Picture
 from luopan.rl.feed import Collector, OnPolicyFeed, UpdatePlan
+from luopan.rl.groups import Sampler
 from luopan.rl.held_out import Exam, summary
 from luopan.rl.rewards import Rewards
 from luopan.rl.samples import rollout_samples
@@ -41,14 +42,12 @@ from luopan.stages.handover import metrics_of, write_report
 from luopan.stages.measure import (
     SUITE_SEED,
     check_suite,
-    engine_of,
     samples_of,
     skill_bars,
     suite_after,
     suite_of,
 )
 from luopan.stages.on_policy import (
-    PreciseEngine,
     held_out_figures,
     rollout_figures,
     scorer,
@@ -57,6 +56,7 @@ from luopan.stages.on_policy import (
 from luopan.stages.ratio import assert_ratio_is_one
 from luopan.stages.rewarded_report import alarm_notes, figures_of, pictures_of, told_lines
 from luopan.stages.rewarding import build_rewards, check_rewards, try_rewards
+from luopan.stages.sampling import check_sampler, sampler_of
 from luopan.stages.tasks import Tasks, check_tasks, open_tasks
 from luopan.train.loop import FitResult, LossFn
 from luopan.train.preflight import check_training
@@ -74,7 +74,7 @@ class Setup:
     chat: Chat
     tasks: Tasks
     rewards: Rewards | None
-    engine: PreciseEngine
+    engine: Sampler
     reference: Decoder | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -96,9 +96,9 @@ class Setup:
         """The text of an answer, its thinking between tags."""
         return reply_text(self.chat.tokenizer, tokens, prompt)
 
-    def sampler(self, model: Decoder) -> PreciseEngine:
+    def sampler(self, model: Decoder) -> Sampler:
         """What samples with a model's weights."""
-        return PreciseEngine(engine_of(replace(self.chat, model=model)), self.chat.device, self.spec.precision)
+        return sampler_of(self.spec, self.chat, self.out, model)
 
     def scorer(self, model: Decoder) -> Callable[..., list[list[float]]]:
         """Log-probabilities of documents by a model, as the trainer would compute them."""
@@ -142,6 +142,7 @@ def check_rewarded(spec: OnPolicySpec) -> None:
     check_training(spec)
     check_tasks(spec)
     check_rewards(spec)
+    check_sampler(spec)
     check_suite(spec.suite)
 
 
@@ -152,8 +153,7 @@ def set_up(spec: Any, inputs: Inputs, out: Workspace, chat: Chat, way: Way) -> S
     if way.rewarded:
         rewards = built = build_rewards(spec, chat, inputs, out)
         tasks.set_aside(together(lambda: try_rewards(built, tasks.prompts)))
-    engine = PreciseEngine(engine_of(chat), chat.device, spec.precision)
-    return Setup(spec, inputs, out, chat, tasks, rewards, engine)
+    return Setup(spec, inputs, out, chat, tasks, rewards, sampler_of(spec, chat, out))
 
 
 def with_reference(setup: Setup, way: Way) -> Setup:

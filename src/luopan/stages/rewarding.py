@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from luopan.errors import DataError, LuopanError, RecipeError
+from luopan.errors import DataError, FeedUnavailable, LuopanError, RecipeError
 from luopan.evals.verifiers import Job, answer_of, problem_with, thinking_format, verify_many
 from luopan.recipe.reward_parts import CheckPart, FormatPart, JudgePart, RewardModelPart, RewardPart, VerifierPart
 from luopan.recipe.rl_specs import OnPolicySpec
@@ -143,6 +143,8 @@ def try_rewards(rewards: Rewards, prompts: Sequence[Prompt]) -> list[tuple[int, 
         failures: dict[str, str] = {}
         try:
             asked(part, [Answer(prompts[0], PLAIN, (0,), "stop")], failures)
+        except FeedUnavailable:
+            raise  # a judge that is away for now
         except LuopanError as error:
             failures[part.name] = error.message
         if failures:
