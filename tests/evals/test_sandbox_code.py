@@ -204,6 +204,18 @@ def test_a_warden_that_was_killed_is_replaced_and_a_closed_one_leaves_nothing() 
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
 
 
+def test_an_answer_whose_warden_dies_meanwhile_is_not_blamed() -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with Sandbox("process", workers=1) as box:
+        assert box.level
+        mine = [child for child in psutil.Process().children() if child.pid not in before]
+        ending = threading.Timer(0.5, lambda: [child.kill() for child in mine])
+        ending.start()
+        found = outcome(box, "def f():\n    import time\n    time.sleep(5)", "assert f() == 1")
+        ending.join()
+    assert found.passed is None and "ended" in found.reason
+
+
 def test_a_system_without_walls_is_refused_unless_told() -> None:
     bare = ("namespaces", "filters")
     with pytest.raises(SandboxError, match=r"no namespaces .* no Landlock"):

@@ -201,17 +201,16 @@ def test_raw_calls_are_refused(sandbox: Sandbox) -> None:
     assert_caught(other_abi, "SIGSYS")
 
 
-def left_behind(sandbox: Sandbox) -> list[psutil.Process]:
-    """Processes below this one that the sandbox should have ended: all but the wardens themselves."""
-    deadline = time.monotonic() + 5
-    while True:
-        wardens = [p for p in psutil.Process().children() if "sandbox_warden" in " ".join(p.cmdline())]
-        allowed = 2 if sandbox.level == "namespaces" else 1
-        below = [q for p in wardens for q in (p, *p.children(recursive=True))]
-        extra = below[allowed * len(wardens) :]
-        if not extra or time.monotonic() > deadline:
-            return extra
+def below() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def left_behind(before: set[int]) -> set[int]:
+    """Processes below this one that were not there before, once the sandbox had time to end them."""
+    deadline = time.monotonic() + 10
+    while (extra := below() - before) and time.monotonic() < deadline:
         time.sleep(0.02)
+    return extra
 
 
 FORKING = {
@@ -236,6 +235,7 @@ FORKING = {
 
 @pytest.mark.parametrize("name", list(FORKING))
 def test_processes_are_bounded_and_none_outlives_the_job(sandbox: Sandbox, name: str) -> None:
+    before = below()
     found = attempt(sandbox, FORKING[name], "assert f() == 10**6", processes=2, threads=2, wall_seconds=0.8)
     if sandbox.level == "namespaces":
         got = int(found.reason.rpartition(" ")[2])
@@ -243,7 +243,7 @@ def test_processes_are_bounded_and_none_outlives_the_job(sandbox: Sandbox, name:
         assert got in bounds[name]  # the daemon was started, and ended with the job
     else:
         assert_caught(found, "PermissionError", "got 0" if name == "zombies" else "got 6")
-    assert left_behind(sandbox) == []
+    assert left_behind(before) == set()
 
 
 RESOURCES = [
@@ -276,7 +276,7 @@ RESOURCES = [
 
 
 def test_resources_run_out_and_the_caller_goes_on(sandbox: Sandbox) -> None:
-    start = time.monotonic()
+    start, before = time.monotonic(), below()
     walls = {"not done after": 0.6}
     jobs = [
         Job(code, ("assert f() == 'escaped'",), "f", limits=Limits(20.0, walls.get(reason, 15.0)))
@@ -286,7 +286,7 @@ def test_resources_run_out_and_the_caller_goes_on(sandbox: Sandbox) -> None:
     assert [(code, o) for (code, reason), o in zip(RESOURCES, found) if o.passed != 0 or reason not in o.reason] == []
     assert max(len(o.output) for o in found) == Limits().output_bytes and max(len(o.reason) for o in found) < 1000
     assert time.monotonic() - start < 60
-    assert left_behind(sandbox) == []
+    assert left_behind(before) == set()
 
 
 def test_cpu_time_of_all_threads_counts(sandbox: Sandbox) -> None:

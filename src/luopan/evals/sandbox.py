@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -139,7 +140,8 @@ class Sandbox:
                 except OSError:
                     self._forget(line)
                     continue
-                return _converse(ours, job)
+                outcome = _converse(ours, job)
+            return outcome if outcome.passed is None or _alive(line) else Outcome(None, None, "the warden was ended")
         return Outcome(None, None, "the sandbox's warden does not stay alive")
 
     def _guard(self) -> threading.Lock:
@@ -169,6 +171,8 @@ def run_code(jobs: Sequence[Job], mode: Mode = "auto", workers: int | None = Non
 
 
 def _start(mode: Mode, slots: int, without: tuple[str, ...]) -> tuple[socket.socket, str, subprocess.Popen[bytes]]:
+    if not hasattr(socket, "send_fds"):
+        raise SandboxError("code cannot be run safely on this system", hint="Grade code on Linux.")
     kind = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     package = str(Path(__file__).resolve().parents[2])
@@ -214,6 +218,13 @@ def _end(line: socket.socket, process: subprocess.Popen[bytes], owner: int) -> N
     line.close()
 
 
+def _alive(line: socket.socket) -> bool:
+    """Whether somebody is at the other end, who never sends anything but the end."""
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    return not poll.poll(0)
+
+
 def _converse(line: socket.socket, job: Job) -> Outcome:
     """Send a job to its process and wait for what becomes of it."""
     judging = False
@@ -228,7 +239,8 @@ def _converse(line: socket.socket, job: Job) -> Outcome:
             report = _receive(line)
     except (WireError, OSError) as error:
         if judging:  # only the answer, or what it returned, can have kept the tests from reporting
-            return Outcome(0, 1, "the tests were not done in time")
+            late = isinstance(error, TimeoutError)
+            return Outcome(0, 1, "the tests were not done in time" if late else "the tests' process has ended")
         return Outcome(None, None, f"the sandbox did not run the code: {error}")
     return _outcome(report, job.stop_at_first)
 

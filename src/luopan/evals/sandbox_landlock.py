@@ -10,6 +10,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same number on every architecture
@@ -65,5 +66,6 @@ def _call(number: int, *arguments: object) -> int:
     return result
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)

@@ -10,6 +10,7 @@ import os
 import platform
 import struct
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 NEW_MOUNTS, NEW_HOST, NEW_IPC, NEW_USERS = 0x00020000, 0x04000000, 0x08000000, 0x10000000
@@ -105,5 +106,6 @@ def _check(name: str, result: int) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)

@@ -15,6 +15,7 @@ import platform
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 _X86_64 = """
 read 0 write 1 readv 19 writev 20 pread64 17 pwrite64 18 close 3 fstat 5 newfstatat 262 stat 4 lstat 6 statx 332
@@ -73,6 +74,7 @@ class Architecture:
     """Numbers from here on belong to another ABI (x32) of the same processor."""
 
 
+@cache
 def architecture(machine: str | None = None) -> Architecture | None:
     """The tables of this processor (or the one named); None if there are none."""
     name = machine or platform.machine()
@@ -111,7 +113,7 @@ def program(arch: Architecture, pid: int, processes: bool, files: bool) -> bytes
 
 def install(code: bytes) -> None:
     """Put the filter on this process and all it starts, for good. OSError if the kernel will not."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     data = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(data))
     for option in ((_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (_PR_SET_SECCOMP, _FILTER_MODE, header, 0, 0)):
@@ -119,6 +121,11 @@ def install(code: bytes) -> None:
         pointer = ctypes.c_char_p(second) if isinstance(second, bytes) else ctypes.c_ulong(second)
         if libc.prctl(number, ctypes.c_ulong(first), pointer, *(ctypes.c_ulong(value) for value in rest)):
             raise OSError(ctypes.get_errno(), "seccomp")
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _numbers(table: str) -> dict[str, int]:
