@@ -10,7 +10,7 @@ import pytest
 from fake_endpoint import endpoint
 
 from luopan.errors import FeedUnavailable, RecipeError
-from luopan.rl.judge import Judge, scale_of, template_of
+from luopan.rl.judge import Judge, bill, scale_of, template_of
 from luopan.rl.line import Line
 from luopan.rl.rewards import Answer, Part, PartlyGraded, Rewards
 from luopan.rl.rollouts import Prompt
@@ -119,6 +119,8 @@ def test_equal_answers_are_asked_about_once_and_never_again(tmp_path: Path) -> N
             file.write('{"key": "half')  # as a crash leaves it
         later = Judge(Line(server.url), "grader", folder=tmp_path)
         assert later.score([answer("1234567890"), answer("12345")]) == [1.0, 4 / 9] and len(server.asked) == 3
+        assert "asked 3 times, read 30 tokens and wrote 9; 0 replies" in bill(tmp_path, "judge")
+        assert "asked 0 times" in bill(tmp_path, "jud")
         last = Judge(Line(server.url), "grader", folder=tmp_path)
         assert last.score([answer("12345"), answer("1")]) == [4 / 9, 0.0] and len(server.asked) == 3
         assert Judge(Line(server.url), "grader").score([answer("1")]) == [0.0] and len(server.asked) == 4

@@ -215,30 +215,24 @@ class Judge:
             self.costs.refused += 1
             return reply.message
         usage = reply.get("usage") or {}
-        for name in ("prompt_tokens", "completion_tokens"):
-            setattr(self.costs, name, getattr(self.costs, name) + int(usage.get(name) or 0))
+        tokens = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+        for name, count in tokens.items():
+            setattr(self.costs, name, getattr(self.costs, name) + count)
         try:
             said = str(reply["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError):
             said = ""
         score = self._known[key] = self.scale.read(said)
-        self._write({"key": key, "score": score, "reply": said})
+        self._write({"key": key, "score": score, "reply": said, **tokens})
         if score is not None:
             return ""
         self.costs.unparsed += 1
         return f"no score on the scale ({self.scale}) in the judge's reply: {' '.join(said.split())[-100:]!r}"
 
     def _read(self) -> dict[str, float | None]:
-        """Judgements of earlier sittings, of all ranks; a line that a crash cut is left out."""
-        known: dict[str, float | None] = {}
-        for path in sorted(self.folder.glob(f"judge-{self.name}*.jsonl")) if self.folder is not None else ():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                    known[record["key"]] = record["score"]
-                except (ValueError, KeyError, TypeError):
-                    continue
-        return known
+        """Judgements of earlier sittings, of all ranks."""
+        records = judgements(self.folder, self.name) if self.folder is not None else []
+        return {record["key"]: record["score"] for record in records}
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.folder is None:
@@ -249,3 +243,29 @@ class Judge:
             # A line of its own whatever a crash has left behind; empty ones are passed over.
             append_whole(path, ("\n" * (not self._begun) + json.dumps(record, ensure_ascii=False) + "\n").encode())
         self._begun = True
+
+
+def judgements(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What is kept of a judge, of all ranks; a line that a crash has cut is left out."""
+    found = []
+    paths = [folder / f"judge-{name}.jsonl", *sorted(folder.glob(f"judge-{name}-rank*.jsonl"))]
+    for path in paths if paths[0].is_file() else paths[1:]:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and {"key", "score"} <= record.keys():
+                found.append(record)
+    return found
+
+
+def bill(folder: Path, name: str) -> str:
+    """What a judge has cost over all sittings of a run, in a sentence."""
+    records = judgements(folder, name)
+    read, written = (sum(record.get(key, 0) for record in records) for key in ("prompt_tokens", "completion_tokens"))
+    lost = sum(record["score"] is None for record in records)
+    return (
+        f"The judge {name} was asked {len(records):,} times, read {read:,} tokens and wrote {written:,}; "
+        f"{lost:,} replies had no score on the scale."
+    )

@@ -55,7 +55,7 @@ from luopan.stages.on_policy import (
 )
 from luopan.stages.ratio import assert_ratio_is_one
 from luopan.stages.rewarded_report import alarm_notes, figures_of, pictures_of, told_lines
-from luopan.stages.rewarding import build_rewards, check_rewards, try_rewards
+from luopan.stages.rewarding import build_rewards, check_rewards, judge_notes, try_rewards
 from luopan.stages.sampling import check_sampler, sampler_of
 from luopan.stages.tasks import Tasks, check_tasks, open_tasks
 from luopan.train.loop import FitResult, LossFn
@@ -233,7 +233,7 @@ def report_run(
         setup.chat,
         result,
         spec.max_length,
-        notes=[*tasks.notes, *alarm_notes(alarms)],
+        notes=[*tasks.notes, *alarm_notes(alarms), *judge_notes(spec, setup.folder)],
         summary=way.summary(setup, result),
         figures=figures,
         pictures=[*pictures, *pictures_of(lines), *way.pictures(setup, before, after, result)],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from luopan.errors import DataError, FeedUnavailable, LuopanError, RecipeError
 from luopan.evals.verifiers import Job, answer_of, problem_with, thinking_format, verify_many
 from luopan.recipe.reward_parts import CheckPart, FormatPart, JudgePart, RewardModelPart, RewardPart, VerifierPart
 from luopan.recipe.rl_specs import OnPolicySpec
-from luopan.rl.judge import TEMPLATE, Judge, scale_of
+from luopan.rl.judge import TEMPLATE, Judge, bill, scale_of
 from luopan.rl.line import Line
 from luopan.rl.reward_model import load_reward_model, score
 from luopan.rl.rewards import Answer, Part, PartlyGraded, Rewards, asked, each
@@ -128,6 +129,11 @@ def conversation(answer: Answer) -> list[dict[str, Any]]:
     """The messages of the prompt and the answer as the assistant's turn, without its thinking."""
     said = {"role": "assistant", "content": answer_of(answer.text) or NOTHING}
     return [*(dict(message) for message in answer.prompt.messages), said]
+
+
+def judge_notes(spec: OnPolicySpec, folder: Path) -> list[str]:
+    """What the judges of a run have cost, for the report; `folder` is that of the rollouts."""
+    return [bill(folder, part.name) for part in spec.rewards if isinstance(part, JudgePart)]
 
 
 # ---- before training ----
