@@ -202,8 +202,10 @@ def test_a_wrong_precision_or_wrong_positions_are_named(
     feed = by_first_token(build_feed(spec(), chat, out))
     batches = feed.micro_batches(0)
     assert ratio.checked(chat, feed, spec(), batches)
+    rows = replace(feed, plan=replace(feed.plan, share_prompts=False))
+    wrong = [replace(batch, position_ids=batch.position_ids * 2) for batch in rows.micro_batches(0)]
     with pytest.raises(TrainingError, match="packing is to blame"):
-        ratio.checked(chat, feed, spec(), [replace(batch, position_ids=batch.position_ids * 2) for batch in batches])
+        ratio.checked(chat, rows, spec(), wrong)
     for batch in batches:
         batch.per_token["old_logprobs"].sub_(0.5)  # as no setting would make it
     with pytest.raises(TrainingError, match="No setting that was tried explains it"):
