@@ -15,7 +15,9 @@ from luopan.model import hf
 from luopan.report.data import StageReport
 from luopan.rl.held_out import Exam
 from luopan.rl.watch import Alarm, Watch
+from luopan.stages import rewarded
 from luopan.stages.grpo import Grpo
+from luopan.stages.rewarded import Setup, Way, with_reference
 from luopan.train.tracking import read_metrics
 
 
@@ -123,3 +125,36 @@ def test_what_looks_wrong_is_said_while_it_trains_and_in_the_report(
     report = StageReport.model_validate_json((out.path / "stage_report.json").read_text())
     assert [note.text for note in report.notes if note.level == "warning"] == ["From step 2: answers grew"]
     assert metrics["alarms"] == 1
+
+
+def test_the_reference_is_the_input_model_also_when_a_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken from the policy after a resume it would be another one, and nobody would notice."""
+    kept: list[Setup] = []
+
+    def keep(setup: Setup, way: Way) -> Setup:
+        kept.append(with_reference(setup, way))
+        return kept[-1]
+
+    monkeypatch.setattr(rewarded, "with_reference", keep)
+    inputs = {"model": (model_artifact(tmp_path / "model"),)}
+    out = workspace(tmp_path / "out")
+    take, calls = Exam.take, iter(range(9))
+
+    def killed_once(exam: Exam) -> dict[str, Any]:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return take(exam)
+
+    monkeypatch.setattr(Exam, "take", killed_once)
+    spec = grpo_spec(beta=0.1, max_steps=2, save_steps=1, eval_rollouts_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        Grpo.run(spec, inputs, out)
+    assert Grpo.run(spec, inputs, out)["resumed_from"] == 1
+    given = hf.load(tmp_path / "model/model").state_dict()
+    assert len(kept) == 2
+    for setup in kept:
+        assert setup.reference is not None and setup.reference is not setup.chat.model
+        assert all(torch.equal(value, given[name]) for name, value in setup.reference.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in setup.reference.parameters())
