@@ -109,6 +109,7 @@ def test_tests_of_a_suite_differ_by_name() -> None:
         ({"beta": 0.1, "kl_in": "reward", "use_bias_correction_kl": True}, "which has no gradient"),
         ({"beta": 0.1, "kl_estimator": "k1", "use_bias_correction_kl": False}, "zero in the mean"),
         ({"policy_lag": 2, "num_iterations": 3}, "policy_lag 2 has no effect: a generation is used for 3 updates"),
+        ({"policy_lag": 1, "importance_cap": 2.0, "epsilon": 0.1}, "epsilon has no effect with one update"),
         ({"importance_cap": 2.0, "precision": "fp32"}, "where every weight is 1"),
         ({"importance_cap": 0.5}, "greater than or equal to 1"),
         ({"beta": 0.1, "loss_type": "rloo"}, "has its KL in the reward"),
@@ -132,7 +133,7 @@ def test_grpos_knobs_reach_the_loss() -> None:
     assert "beta" not in rewarded.loss_knobs and rewarded.divergence == "k1" and rewarded.loss_knobs["epsilon"] == 0.3
     assert GrpoSpec(**fine, advantage="reinforce_pp", num_generations=1).test_samples == 1
     # With older weights the ratio is not 1 at the one update of a generation.
-    assert GrpoSpec(**fine, policy_lag=1, epsilon=0.1, importance_cap=2.0).loss_knobs["epsilon"] == 0.1
+    assert GrpoSpec(**fine, policy_lag=1, epsilon=0.1).loss_knobs["epsilon"] == 0.1
 
 
 # ---- epochs ----

@@ -179,6 +179,17 @@ class GrpoSpec(OnPolicySpec):
             }
         return knobs
 
+    @property
+    def _in_step(self) -> bool:
+        """Whether the policy of now is what samples."""
+        return self.sampler.kind == "engine" and not self.policy_lag
+
+    @property
+    def _ratio_is_one(self) -> bool:
+        """Whether the loss's ratio can be nothing else. With an importance_cap the old policy is the trainer's own."""
+        one = self.num_iterations * self.steps_per_generation == 1
+        return one and (self._in_step or self.importance_cap is not None)
+
     @model_validator(mode="after")
     def _loss_works(self) -> Self:
         if self.curriculum is not None and self.rewards and not any(one.kind == "verifier" for one in self.rewards):
@@ -189,8 +200,8 @@ class GrpoSpec(OnPolicySpec):
             check_policy(**self.loss_knobs)
         except RecipeError as error:
             raise ValueError(error.message) from error
-        if self.num_iterations * self.steps_per_generation == 1 and not self.policy_lag:
-            why = "has no effect with one update per generation, where the policy is the one that sampled"
+        if self._ratio_is_one:
+            why = "has no effect with one update per generation, where the policy is the old one"
             self._refuse(("epsilon", "epsilon_high", "delta", "importance_sampling_level"), why)
             if self.loss_type == "cispo":
                 raise ValueError("cispo with one update per generation is dapo; set num_iterations or use dapo")
@@ -201,8 +212,7 @@ class GrpoSpec(OnPolicySpec):
         updates = self.num_iterations * self.steps_per_generation
         if 0 < self.policy_lag < updates:
             raise ValueError(f"policy_lag {self.policy_lag} has no effect: a generation is used for {updates} updates")
-        same = self.precision == "fp32" and self.sampler.kind == "engine"
-        if self.importance_cap is not None and not self.policy_lag and same:
+        if self.importance_cap is not None and self._in_step and self.precision == "fp32":
             raise ValueError("importance_cap has no effect with policy_lag 0 in fp32, where every weight is 1")
         return self
 
