@@ -50,7 +50,7 @@ class Rows:
         self.active = 0
         self.asked: list[Request] = []  # of the active rows
         self.tops: dict[int, Likeliest] = {}
-        self._any_bound = self._any_tops = False  # among the active rows
+        self._any_bound = self._any_tops = self._any_phrases = False  # among the active rows
         self._knobs: Knobs | None = None
         self.limit, self.generated, self.last = (
             torch.zeros(slots, dtype=torch.int64, device=self.device) for _ in range(3)
@@ -140,6 +140,7 @@ class Rows:
         self._knobs = None
         self._any_bound = any(one.constraint is not None for one in self.asked)
         self._any_tops = any(one.params.top_logprobs for one in self.asked)
+        self._any_phrases = any(len(words) > 1 for one in self.asked for words in one.params.bad_words_ids)
 
     def _are_ends(self, rows: slice, tokens: Tensor) -> Tensor:
         found = self.ends[tokens]
@@ -234,7 +235,7 @@ class Rows:
         if knobs.min_new_tokens is not None:
             ends = self.ends[None] if self.own_ends is None else self.ends | self.own_ends[rows]
             barred = ends & (self.generated[rows, None] < knobs.min_new_tokens)
-        for place, request in enumerate(self.asked[rows]):
+        for place, request in enumerate(self.asked[rows] if self._any_phrases else ()):
             longest = max(map(len, request.params.bad_words_ids), default=0)
             if longest < 2:
                 continue

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from luopan.generate.native import build
 from luopan.generate.native.build import library
 from luopan.model.decoder import Block, Decoder
 from luopan.model.layers import MLP, Linear
 from luopan.model.rotary import RotaryTable
 
 _MAX_HEAD = 256
+_STRETCH = 64  # of decode.c
 
 
 class _Layer(ctypes.Structure):
@@ -52,6 +54,25 @@ class _Batch(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("token", "slot", "position", "wanted", "cos", "sin", "work", "logits")),
         ("longest", ctypes.c_int64),
     ]
+
+
+def draws(logits: Tensor) -> bool:
+    """Whether `draw` takes these logits: whatever else is in the batch, the same rows go the same way."""
+    return logits.device.type == "cpu" and logits.dtype == torch.float32 and build.reason() is None
+
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """See `generate.sampling.draw`: logits [B, V], uniform [B, 1]; tokens [B], their log-probabilities [B]."""
+    logits, uniform = logits.contiguous(), uniform.contiguous()
+    rows, vocab = logits.shape
+    threads = torch.get_num_threads()
+    tokens, logprobs = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+    scratch = torch.empty(threads * (vocab // _STRETCH + 1))
+    build.library().draw(
+        logits.data_ptr(), uniform.data_ptr(), rows, vocab, threads, scratch.data_ptr(), tokens.data_ptr(),
+        logprobs.data_ptr(),
+    )  # fmt: skip
+    return tokens, logprobs
 
 
 def obstacle(model: Decoder) -> str | None:

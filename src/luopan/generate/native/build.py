@@ -58,6 +58,8 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     found.scratch_floats.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     found.forward.argtypes = [ctypes.c_void_p] * 3
     found.forward.restype = None
+    found.draw.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 3]
+    found.draw.restype = None
     return found, None
 
 

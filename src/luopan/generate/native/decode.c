@@ -81,6 +81,11 @@ INLINE vec exp_(vec x) {
     y = fma_(y, r, all(1.0f));
     return _mm512_scalef_ps(y, n);
 }
+/* The same, and 0 below e^-87, minus infinity included; what is no number stays none. */
+INLINE vec exp_or_zero(vec x) {
+    __mmask16 seen = _mm512_cmp_ps_mask(x, all(-87.0f), _CMP_NLT_UQ);
+    return _mm512_maskz_mov_ps(seen, exp_(_mm512_max_ps(all(-87.0f), x)));
+}
 INLINE vec divide(vec a, vec b) { return _mm512_div_ps(a, b); }
 INLINE vec times(vec a, vec b) { return _mm512_mul_ps(a, b); }
 /* In a register: GCC would load it from memory for each of its four products, and loads are then the limit. */
@@ -111,6 +116,7 @@ INLINE float largest(vec a) { float m = a[0]; for (int i = 1; i < LANES; i++) m 
 INLINE vec max_(vec a, vec b) { for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i]; return a; }
 INLINE void sums(float *out, const vec *a) { for (int i = 0; i < BLOCK; i++) out[i] = sum(a[i]); }
 INLINE vec exp_(vec x) { for (int i = 0; i < LANES; i++) x[i] = expf(x[i]); return x; }
+INLINE vec exp_or_zero(vec x) { for (int i = 0; i < LANES; i++) x[i] = x[i] < -87.0f ? 0 : expf(x[i]); return x; }
 INLINE vec divide(vec a, vec b) { return a / b; }
 INLINE vec times(vec a, vec b) { return a * b; }
 #define KEEP(a)
@@ -512,5 +518,82 @@ void forward(const Model *m, const Cache *c, const Batch *b) {
         for (int64_t row = from; row < to; row++) embed(m, w.x + row * m->width, b->token[row]);
         for (int64_t layer = 0; layer < m->layers; layer++) run_layer(m, m->layer + layer, c, b, &w, layer, thread, threads);
         run_head(m, b, &w, thread, threads);
+    }
+}
+
+/* ---------------------------------------------------------------- the draw */
+
+#define STRETCH 64 /* tokens whose probabilities are summed together before the draw looks at them one by one */
+
+/* e^(logit - high) of one token as the stretches have it. */
+static float weight_of(float logit, float high) {
+    float lanes[LANES];
+    store(lanes, exp_or_zero(all(logit - high)));
+    return lanes[0];
+}
+
+/* The first of `count` tokens at which the sum from `sum` on is above the threshold; where rounding lets none be, the last
+   that is likely at all. */
+static int64_t first_above(const float *logit, int64_t count, float high, float sum, float threshold) {
+    int64_t last = 0;
+    for (int64_t i = 0; i < count; i++) {
+        float weight = weight_of(logit[i], high);
+        if (weight > 0) last = i;
+        sum += weight;
+        if (sum > threshold) return i;
+    }
+    return last;
+}
+
+/* Sums of whole and part stretches of e^(logit - high); the sum of all. */
+static float stretch_sums(float *sums_of, const float *logit, int64_t vocab, float high) {
+    float total = 0;
+    for (int64_t start = 0; start < vocab; start += STRETCH) {
+        int64_t end = start + STRETCH < vocab ? start + STRETCH : vocab, k = start;
+        vec part = zero();
+        for (; k + LANES <= end; k += LANES) part = plus(part, exp_or_zero(plus(load(logit + k), all(-high))));
+        float rest = 0;
+        for (; k < end; k++) rest += weight_of(logit[k], high);
+        total += sums_of[start / STRETCH] = sum(part) + rest;
+    }
+    return total;
+}
+
+static float highest(const float *logit, int64_t count) {
+    vec high = all(-INFINITY);
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES) high = max_(high, load(logit + k));
+    float found = largest(high);
+    for (; k < count; k++) found = logit[k] > found ? logit[k] : found;
+    return found;
+}
+
+/* A token for each row of logits [rows, vocab] from its softmax, by one number in [0, 1) each, and its log-probability;
+   `scratch` holds vocab / STRETCH + 1 floats per thread. A row's numbers do not depend on the others. */
+void draw(const float *logits, const float *uniform, int64_t rows, int64_t vocab, int64_t threads, float *scratch,
+          int64_t *tokens, float *logprobs) {
+    int64_t stretches = (vocab + STRETCH - 1) / STRETCH;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static)
+#endif
+    for (int64_t row = 0; row < rows; row++) {
+#ifdef _OPENMP
+        float *sums_of = scratch + stretches * omp_get_thread_num();
+#else
+        float *sums_of = scratch;
+#endif
+        const float *logit = logits + row * vocab;
+        float high = highest(logit, vocab), total = stretch_sums(sums_of, logit, vocab, high);
+        float threshold = uniform[row] * total, before = 0;
+        int64_t last = 0, at = 0; /* stretches: the last that is likely at all, the one drawn from */
+        for (; at < stretches && !(before + sums_of[at] > threshold); at++) {
+            if (sums_of[at] > 0) last = at;
+            before += sums_of[at];
+        }
+        if (at == stretches) { at = last; before = -INFINITY; } /* rounding, or no numbers: its last likely token */
+        int64_t start = at * STRETCH, count = vocab - start < STRETCH ? vocab - start : STRETCH;
+        int64_t token = start + first_above(logit + start, count, high, before, threshold);
+        tokens[row] = token;
+        logprobs[row] = logit[token] - high - logf(total);
     }
 }
