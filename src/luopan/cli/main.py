@@ -23,6 +23,7 @@ VERBS = {
     "serve": "serve models behind the OpenAI API, with a page to talk to them",
     "eval": "ask a model held-out questions and grade the answers",
     "compass": "why, what and how, before anything is trained: a specification and a recipe",
+    "check": "what would go wrong with a recipe, before compute is spent",
     "plan": "parameters, FLOPs, memory, time, cost and layout, before a device is touched",
     "ablate": "one change at a time against a baseline, with seeds, a verdict and a ledger",
     "scale": "train a family of sizes, fit a scaling law, predict a larger training",

@@ -1,0 +1,1 @@
+"""Preflight: what would go wrong with a recipe, found before compute is spent."""
