@@ -240,6 +240,13 @@ def test_a_step_in_which_nothing_can_be_graded_is_an_error(policy: Decoder, make
     with pytest.raises(TrainingError, match="not one of 24 answers could be graded"):
         make_feed(policy, constant(None)).micro_batches(0)
 
+    def broken(answer: Answer) -> float:
+        raise KeyError("entry")
+
+    with pytest.raises(TrainingError) as error:
+        make_feed(policy, broken).micro_batches(0)
+    assert error.value.hint == "verifier: KeyError: 'entry'"
+
 
 def test_figures_by_hand(policy: Decoder, make_feed: MakeFeed) -> None:
     feed = make_feed(policy)

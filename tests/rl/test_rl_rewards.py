@@ -103,6 +103,15 @@ def test_the_clock_is_stopped_with_the_block() -> None:
         time.sleep(5)
 
 
+def test_why_a_part_failed_is_said_once() -> None:
+    heard: list[str] = []
+    rewards = Rewards((said(),), say=heard.append)
+    for text in ("1", "one", "two"):
+        rewards([answer(text)])
+    assert heard == ["WARNING: said could not grade an answer: ValueError: could not convert string to float: 'one'"]
+    assert rewards.failed == {"said": "ValueError: could not convert string to float: 'one'"}
+
+
 def test_an_error_that_the_user_can_mend_ends_the_run() -> None:
     def down(answers: Any) -> list[float]:
         raise TrainingError("the judge does not answer")

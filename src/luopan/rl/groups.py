@@ -194,7 +194,8 @@ class GroupCollector:
         if all(rollout.reward is None for rollout in rollouts):
             raise TrainingError(
                 f"step {step}: not one of {len(rollouts)} answers could be graded",
-                hint="Try the task's verifier on one of its own reference answers.",
+                hint="; ".join(f"{name}: {why}" for name, why in self.rewards.failed.items())
+                or "Try the task's verifier on one of its own reference answers.",
             )
         return rounds
 

@@ -79,6 +79,10 @@ class Rewards:
     missing_eos_penalty: float = 0.0
     overlong: tuple[int, int] | None = None
     overlong_weight: float = 1.0
+    say: Callable[[str], None] | None = field(default=None, compare=False)
+    """Hears, once for each part, why an answer could not be graded."""
+    failed: dict[str, str] = field(default_factory=dict, compare=False)
+    """The first reason of each part."""
 
     def __call__(self, answers: Sequence[Answer]) -> Verdicts:
         """Grade all answers of a call; those to one prompt have the same `Prompt` object."""
@@ -92,6 +96,7 @@ class Rewards:
             if not any(score is None for score in scores):
                 total = sum(part.weight * (score or 0.0) for part, score in zip(self.parts, scores))
             rewards.append(self._ended(answer, total))
+        self._tell(failures)
         parts = [{name: column[number] for name, column in said.items()} for number in range(len(answers))]
         if self.overlong is not None:
             for number, answer in enumerate(answers):
@@ -99,6 +104,12 @@ class Rewards:
                 known = rewards[number]
                 rewards[number] = None if known is None else known + self.overlong_weight * dear
         return Verdicts(rewards, parts, failures)
+
+    def _tell(self, failures: dict[str, str]) -> None:
+        for name in failures.keys() - self.failed.keys():
+            self.failed[name] = failures[name]
+            if self.say is not None:
+                self.say(f"WARNING: {name} could not grade an answer: {failures[name]}")
 
     def masks(self, answer: Answer) -> bool:
         """Whether the answer is left out because it does not end, and not because it could not be graded."""

@@ -188,9 +188,9 @@ def run_rewarded(spec: Any, inputs: Inputs, out: Workspace, way: Way) -> dict[st
         hooks.append(held_out_figures(setup.exam, spec, setup.folder, out.progress.note))
     watch = watched(setup, before)
     result = train(trained, feed, way.loss(setup), spec, out, hooks=hooks, on_log=watch)
-    after = {**suite_after(out.path, chat, spec.suite), **setup.exam.take()}
     way.payload(setup)
-    save_model(chat, out.path)
+    save_model(chat, out.path)  # before measuring, which may fail
+    after = {**suite_after(out.path, chat, spec.suite), **setup.exam.take()}
     return report_run(setup, way, before, after, result)
 
 

@@ -45,6 +45,7 @@ def build_rewards(spec: OnPolicySpec, chat: Chat, inputs: Inputs, out: Workspace
         spec.missing_eos_penalty,
         overlong,
         spec.soft_overlong.weight if spec.soft_overlong else 1.0,
+        say=out.progress.note,
     )
 
 
