@@ -94,8 +94,6 @@ def grpo(
     if importance_weights is not None:
         losses = losses * importance_weights.detach()
         metrics["importance_weight"] = mean_metric(importance_weights)
-    else:
-        metrics |= _gap(log_ratio.detach())
     if reference_logprobs is not None:
         kl = divergence(logprobs, reference_logprobs, kl_estimator)
         metrics["kl"] = mean_metric(kl)
@@ -146,13 +144,6 @@ def _check_reference(reference_logprobs: Tensor | None, beta: float) -> None:
             else "reference log-probabilities have no effect with beta 0",
             hint="set beta above 0 and give a reference, or neither",
         )
-
-
-def _gap(log_ratio: Tensor) -> dict[str, Metric]:
-    """How far the log-probabilities are from the old ones, in nats: in the first update of a generation, how far
-    trainer and engine are apart."""
-    apart, one = log_ratio.abs(), log_ratio.new_tensor(1.0)
-    return {"logprob_gap": mean_metric(apart), "logprob_gap_max": (apart.amax() if apart.numel() else one * 0, one)}
 
 
 def _metrics(ratio: Tensor, log_ratio: Tensor, cut: tuple[Tensor, Tensor], each: Tensor) -> dict[str, Metric]:
