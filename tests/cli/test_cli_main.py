@@ -139,3 +139,13 @@ def test_doctor_says_what_there_is(tmp_path: Path) -> None:
 def test_doctor_leaves_with_1_where_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb("doctor", ["--runs", "/proc/nowhere"]) == 1
     assert "PROBLEM      /proc cannot be written to" in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    import os
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "luopan.cli.main", "--help"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -60,13 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None and words[:1] == ["run"]:
         start_with_allocator_set()
     if not words or words[0] in ("--help", "-h", "help"):
-        print(overview())
-        sys.exit(0)
+        sys.exit(show(overview()))
     if words[0] in ("--version", "-V"):
         from importlib.metadata import version
 
-        print(f"luopan {version('luopan')}")
-        sys.exit(0)
+        sys.exit(show(f"luopan {version('luopan')}"))
     sys.exit(run_verb(words[0], words[1:]))
 
 
@@ -103,6 +101,21 @@ def overview() -> str:
     )
 
 
+def show(text: str) -> int:
+    """Prints, also to a reader that leaves before the end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return _reader_gone()
+    return 0
+
+
+def _reader_gone() -> int:
+    # `luopan … | head`: nothing more can be said, not even by the interpreter's last flush.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
     """Runs one verb and returns the exit code; every error ends here."""
     if verb not in VERBS:
@@ -120,9 +133,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     except BrokenPipeError:
-        # The reader went away (`luopan … | head`): nothing more can be said, not even by the interpreter's last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_gone()
     except BaseException as error:  # torch's CheckpointException is no Exception
         return _failed(error)
     return 0
