@@ -126,6 +126,15 @@ def test_prompts_of_a_chat_file_without_a_verifier(tmp_path: Path) -> None:
     assert all("reward" not in line for line in read_metrics(tmp_path / "out"))
 
 
+def test_a_verifier_that_fails_costs_no_run(tmp_path: Path) -> None:
+    """Nothing is learnt from grades."""
+    data = rows_file(tmp_path / "asked.jsonl", [{"prompt": f"Say {n}", "digits": "?"} for n in range(12)])
+    task = {"data": data, "thinking": False, "verifier": "number", "args": {"answer": "{digits}"}}
+    metrics, _ = ran(tmp_path, tasks=[task], max_steps=1)
+    assert metrics["steps"] == 1
+    assert read_metrics(tmp_path / "out")[0]["reward/verifier"] is None
+
+
 def test_rows_are_asked_about_once_for_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     knobs = {**ROWS, "top_k": 8, "max_steps": 1}
     ran(tmp_path, **knobs)

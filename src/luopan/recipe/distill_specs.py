@@ -15,7 +15,7 @@ from luopan.recipe.rl_specs import OnPolicySpec
 
 REWARDED = (
     "rewards", "reward_model", "format_reward", "truncation", "truncation_reward", "missing_eos_penalty",
-    "soft_overlong", "curriculum",
+    "soft_overlong",
 )  # fmt: skip
 ENDPOINT_K = 20  # what vLLM gives unless it is told more
 

@@ -150,7 +150,7 @@ class EndpointTeacher:
             theirs = dict(entry.get(str(spread[place])) or {}).get("decoded_token")
             # Pieces of characters, spaces and control tokens are told in different ways by different servers.
             plain = ours.strip().isascii() and ours.strip().isalnum()
-            if plain and theirs is not None and theirs.strip().lstrip("▁Ġ") != ours.strip():
+            if plain and theirs and theirs.strip().lstrip("▁Ġ") != ours.strip():
                 raise RecipeError(
                     f"the teacher {self.model} at {self.line.base_url} has another vocabulary than the student, which "
                     f"has {size:,} tokens: token {spread[place]} is {theirs!r} there and {ours!r} here",

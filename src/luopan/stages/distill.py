@@ -28,7 +28,7 @@ from luopan.rl.rollouts import Rollout
 from luopan.rl.teacher import EndpointTeacher, LocalTeacher, Teacher, check_same_tokens, with_sampled, with_top
 from luopan.rl.teacher_cache import cache_key, cached_top
 from luopan.stages.base import Inputs, Workspace
-from luopan.stages.common import MODEL_PAYLOAD, Chat, open_model, start_device
+from luopan.stages.common import MODEL_PAYLOAD, Chat, check_length, open_model, start_device
 from luopan.stages.conversations import chat_data
 from luopan.stages.handover import sources_fingerprint
 from luopan.stages.measure import SUITE_SEED, check_skill, check_suite, engine_of
@@ -69,15 +69,16 @@ class Distill:
 
     @staticmethod
     def run(spec: DistillSpec, inputs: Inputs, out: Workspace) -> dict[str, Any]:
+        at_hand: Chat | None = None
         student = inputs["model"][0]
         tokenizer = load_tokenizer(student.model_path)
         if "teacher" in inputs:
             teacher = inputs["teacher"][0]
             names = (student.manifest.name, teacher.manifest.name)
             check_same_tokens(tokenizer, load_tokenizer(teacher.model_path), names)
-            at_hand: Chat | None = open_model(teacher, start_device())
+            at_hand = opened = open_model(teacher, start_device())
+            check_length(spec.max_length, opened)
         else:
-            at_hand = None
             _endpoint(spec, len(tokenizer), out).check(tokenizer)
         # Rows of data were not sampled, so there is nothing to compare the trainer with.
         return run_rewarded(spec, inputs, out, way(at_hand, checks_ratio=spec.lmbda == 1))
@@ -176,7 +177,8 @@ def graded(spec: DistillSpec) -> bool:
 def judged(setup: Setup) -> Rewards:
     """The verifiers of the tasks as figures to look at: nothing is learnt from them. 0 where a task has none."""
     score = each(lambda answer: answer.prompt.grade(answer.text)) if graded(setup.spec) else _nought
-    return Rewards((Part("verifier", 1.0, score),), truncation="keep")
+    # Not required: what cannot be graded can be learnt from here all the same.
+    return Rewards((Part("verifier", 1.0, score, required=False),), truncation="keep")
 
 
 def _nought(answers: Sequence[Answer]) -> list[float | None]:
