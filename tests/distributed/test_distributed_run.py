@@ -17,7 +17,7 @@ from luopan.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.distributed, pytest.mark.e2e]
 
-STAGES = ("curate", "tokenizer", "pretrain", "sft", "preference", "reward", "grpo", "merge", "eval", "report")
+STAGES = ("curate", "tokenizer", "pretrain", "sft", "preference", "reward", "grpo", "ppo", "merge", "eval", "report")
 SMALLER = [
     "pretrain.max_steps=8",
     "pretrain.parallel=full_shard",
@@ -29,6 +29,7 @@ SMALLER = [
     "preference.max_steps=2",
     "grpo.max_steps=2",
     "grpo.resample_rounds=1",
+    "ppo.max_steps=2",
 ]
 
 
@@ -67,7 +68,7 @@ def test_every_stage_is_made_once_and_whole(runs: tuple[Path, Path, str], stage:
     assert said.count(f"{stage}: done") == 1, said  # rank 0 alone speaks
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "preference", "grpo"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "preference", "grpo", "ppo"])
 def test_what_was_trained_is_the_same(runs: tuple[Path, Path, str], stage: str) -> None:
     one, two, _ = runs
     alone, together = (manifest(folder, stage)["metrics"] for folder in (one, two))
