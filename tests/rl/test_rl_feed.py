@@ -4,6 +4,7 @@ groups, and with the log-probabilities that the trainer will compute itself."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from rl_toys import PAD, STOP, TEMPERATURE, parity, prompts, tiny_policy
 
 from luopan.errors import TrainingError
 from luopan.generate.config import SamplingParams
+from luopan.generate.engine import Engine
 from luopan.model.decoder import Decoder
 from luopan.rl.feed import OnPolicyFeed
 from luopan.rl.groups import GroupCollector
@@ -165,6 +167,21 @@ def test_truncated_answers_are_kept(policy: Decoder, make_feed: MakeFeed) -> Non
     cut = [(tokens, advantage) for tokens, labels, advantage in found if tokens[-1] != STOP]
     assert cut and all(advantage < 0 for _, advantage in cut)
     assert any(advantage > 0 for tokens, _, advantage in found if tokens[-1] == STOP)
+
+
+def test_masked_answers_are_counted_apart_and_not_trained(policy: Decoder, make_feed: MakeFeed) -> None:
+    feed = make_feed(policy, prompts_per_step=12)
+    collector = cast(GroupCollector, feed.collector)
+    collector.rewards = replace(collector.rewards, truncation="mask")
+    found = documents(feed.micro_batches(0))
+    answers = [answer for group in logged(feed, 0) for answer in group["answers"]]
+    cut = sum(answer["finish_reason"] != "stop" for answer in answers)
+    assert feed.figures["masked"] == cut > 0 and feed.figures["ungraded"] == 0
+    assert found and all(tokens[-1] == STOP for tokens, _, _ in found)
+    collector.engine = Engine(policy, eos_ids=[], pad_id=PAD)  # nothing ends
+    with pytest.raises(TrainingError, match="not one of 48 answers ends") as error:
+        feed.micro_batches(1)
+    assert "max_completion_length" in str(error.value)
 
 
 # ---- groups that teach nothing ----

@@ -192,12 +192,25 @@ class GroupCollector:
             rounds.append(self._sample(self._draw(step, round_, missing, carry), step, round_))
         rollouts = [rollout for part in rounds for _, group in part for rollout in group]
         if all(rollout.reward is None for rollout in rollouts):
-            raise TrainingError(
-                f"step {step}: not one of {len(rollouts)} answers could be graded",
-                hint="; ".join(f"{name}: {why}" for name, why in self.rewards.failed.items())
-                or "Try the task's verifier on one of its own reference answers.",
-            )
+            raise self._nothing_graded(step, rollouts)
         return rounds
+
+    def _nothing_graded(self, step: int, rollouts: Sequence[Rollout]) -> TrainingError:
+        masked = sum(self._masked(rollout) for rollout in rollouts)
+        if masked == len(rollouts):
+            return TrainingError(
+                f"step {step}: not one of {len(rollouts)} answers ends, and truncation: mask leaves them all out",
+                hint="Raise max_completion_length, or use truncation: penalise until the policy ends its answers.",
+            )
+        why = "; ".join(f"{name}: {words}" for name, words in self.rewards.failed.items())
+        return TrainingError(
+            f"step {step}: not one of {len(rollouts) - masked} answers could be graded",
+            hint=why or "Try the task's verifier on one of its own reference answers.",
+        )
+
+    def _masked(self, rollout: Rollout) -> bool:
+        """Whether it is left out because it does not end."""
+        return self.rewards.truncation == "mask" and rollout.finish_reason != "stop"
 
     def _chosen(self, rounds: Sequence[Sequence[Graded]]) -> list[Graded]:
         """The groups of the step: live ones first, dead ones where there are not enough."""
@@ -249,9 +262,11 @@ class GroupCollector:
             "stop_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in first])),
             "dead_groups": float(sum(dead(group) for group in rounds[0])),
             "replaced_groups": float(sum(not dead(group) for part in rounds[1:] for group in part)),
-            "ungraded": float(len(first) - len(graded)),
+            "ungraded": float(sum(one.reward is None and not self._masked(one) for one in first)),
             "sampled_tokens_per_second": tokens / seconds,
         }
+        if self.rewards.truncation == "mask":
+            figures["masked"] = float(sum(map(self._masked, first)))
         for name in dict.fromkeys(name for rollout in first for name in rollout.parts):
             values = [v for rollout in first if (v := rollout.parts.get(name)) is not None]
             figures[f"reward/{name}"] = float(np.mean(values)) if values else float("nan")

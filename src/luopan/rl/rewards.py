@@ -111,10 +111,6 @@ class Rewards:
             if self.say is not None:
                 self.say(f"WARNING: {name} could not grade an answer: {failures[name]}")
 
-    def masks(self, answer: Answer) -> bool:
-        """Whether the answer is left out because it does not end, and not because it could not be graded."""
-        return self.truncation == "mask" and not answer.ended
-
     def _ended(self, answer: Answer, total: Score) -> Score:
         if answer.ended or total is None:
             return total
