@@ -10,7 +10,8 @@ import torch
 from evals_models import tiny_model, tiny_tokenizer, uniform_model
 
 from luopan.errors import DataError
-from luopan.evals.multiple_choice import Question, decide, multiple_choice, pair_encoder, stderr
+from luopan.evals.multiple_choice import Question, decide, multiple_choice, stderr
+from luopan.evals.pairs import pair_encoder
 
 
 def test_hand_worked_decision():

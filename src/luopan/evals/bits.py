@@ -67,19 +67,37 @@ def bits_per_byte(
     `overlap` tokens of a window (default: a quarter) are context that was scored before.
     DataError if the window does not fit the model, or if no text has a token to score.
     """
-    length, overlap = window(model, length, overlap)
-    nats, tokens, size, documents = 0.0, 0, 0, 0
-    for chunk in chunks(texts, TEXTS_AT_ONCE):
-        encoded = encode(tokenizer, chunk)
-        pieces = [piece for text in encoded for piece in windows(text, length, overlap)]
-        scores = continuation_logprobs(model, [ids for ids, _ in pieces], [start for _, start in pieces])
-        nats -= math.fsum(logprob for row in scores for logprob in row)
-        tokens += sum(map(len, scores))
-        size += sum(text.bytes for text in encoded)
-        documents += sum(len(text.ids) > text.start for text in encoded)
+    found = list(document_bits(model, tokenizer, texts, length=length, overlap=overlap))
+    tokens = sum(one.tokens for one in found)
     if not tokens:
         raise DataError("there is no text to measure on", hint="A text needs at least two tokens.")
-    return Bits(nats, tokens, size, documents)
+    nats = math.fsum(one.nats for one in found)
+    return Bits(nats, tokens, sum(one.bytes for one in found), sum(one.documents for one in found))
+
+
+def document_bits(
+    model: Decoder,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Iterable[str],
+    *,
+    length: int | None = None,
+    overlap: int | None = None,
+) -> Iterator[Bits]:
+    """The figures of each text, in order, as `bits_per_byte` sums them; 0 documents where nothing could be scored."""
+    length, overlap = window(model, length, overlap)
+    for chunk in chunks(texts, TEXTS_AT_ONCE):
+        encoded = encode(tokenizer, chunk)
+        owner, pieces = [], []
+        for at, text in enumerate(encoded):
+            for piece in windows(text, length, overlap):
+                owner.append(at)
+                pieces.append(piece)
+        scores = continuation_logprobs(model, [ids for ids, _ in pieces], [start for _, start in pieces])
+        rows: list[list[float]] = [[] for _ in encoded]
+        for at, row in zip(owner, scores, strict=True):
+            rows[at] += row
+        for text, row in zip(encoded, rows, strict=True):
+            yield Bits(-math.fsum(row), len(row), text.bytes, int(len(text.ids) > text.start))
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,15 @@ a disadvantage. A context too long for the model loses its beginning, and is cou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from luopan.errors import DataError
-from luopan.generate.score import continuation_logprobs
+from luopan.evals.likelihood import likelihoods
 from luopan.model.decoder import Decoder
-from luopan.tokens.tokenizer import document_frame, plain_backend
 
 
 @dataclass(frozen=True)
@@ -73,22 +72,14 @@ def multiple_choice(
     """Answer `questions`; `delimiter` stands between context and choice. DataError if there are none."""
     if not questions:
         raise DataError("there are no questions to answer")
-    encode_pair = pair_encoder(tokenizer)
-    context = model.config.max_position_embeddings
-    sequences, starts, truncated = [], [], 0
+    pairs = [(question.context, delimiter + choice) for question in questions for choice in question.choices]
+    names = [question.id for question in questions for _ in question.choices]
+    found = iter(likelihoods(model, tokenizer, pairs, names))
+    answers, truncated = [], 0
     for question in questions:
-        cut = False
-        for choice in question.choices:
-            ids, start = encode_pair(question.context, delimiter + choice)
-            over = max(0, len(ids) - context)
-            if start - over < 1:
-                raise DataError(f"a choice alone is longer than the model's context of {context}", where=question.id)
-            cut |= over > 0
-            sequences.append(ids[over:])
-            starts.append(start - over)
-        truncated += cut
-    scores = iter(continuation_logprobs(model, sequences, starts))
-    answers = [decide(question, [math.fsum(next(scores)) for _ in question.choices]) for question in questions]
+        scored = [next(found) for _ in question.choices]
+        answers.append(decide(question, [one.logprob for one in scored]))
+        truncated += any(one.cut for one in scored)
     right = [answer.chosen == answer.question.answer for answer in answers]
     right_normalised = [answer.chosen_normalised == answer.question.answer for answer in answers]
     return MultipleChoice(
@@ -111,27 +102,6 @@ def decide(question: Question, logprobs: list[float]) -> Answered:
 
 def first_highest(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda at: (values[at], -at))
-
-
-def pair_encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str, str], tuple[list[int], int]]:
-    """(context, continuation) -> tokens of both together, and where the continuation's start; text is only text."""
-    backend = plain_backend(tokenizer)
-    before, after = document_frame(tokenizer)
-
-    def encode(text: str) -> list[int]:
-        return backend.encode(text, add_special_tokens=False).ids
-
-    def encode_pair(context: str, continuation: str) -> tuple[list[int], int]:
-        # Space at the end of the context goes with the continuation, as byte-pair encoding would have it.
-        bare = context.rstrip()
-        continuation = context[len(bare) :] + continuation
-        if not bare:
-            frame = before or after  # something to predict from
-            return [*frame, *encode(continuation)], len(frame)
-        both = [*before, *encode(bare + continuation)]
-        return both, min(len(before) + len(encode(bare)), len(both) - 1)
-
-    return encode_pair
 
 
 def mean(right: Sequence[bool]) -> float:

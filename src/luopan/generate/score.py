@@ -35,7 +35,14 @@ class Score:
         return -self.logprob / math.log(2) / self.num_bytes if self.num_bytes else math.nan
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Continued:
+    """Log-probabilities (nats) of a continuation's tokens, in order; `greedy`: each was the likeliest in its place."""
+
+    logprobs: list[float]
+    greedy: bool
+
+
 def continuation_logprobs(
     model: Decoder, sequences: Sequence[Sequence[int]], starts: Sequence[int]
 ) -> list[list[float]]:
@@ -43,6 +50,18 @@ def continuation_logprobs(
 
     DataError for a sequence longer than the model's context. Sequences of similar length share a pass.
     """
+    return [row for row, _ in _scored(model, sequences, starts, tops=False)]
+
+
+def continuation_scores(model: Decoder, sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Continued]:
+    """As `continuation_logprobs`, and whether greedy decoding would have said the same."""
+    return [Continued(row, all(tops)) for row, tops in _scored(model, sequences, starts, tops=True)]
+
+
+@torch.inference_mode()
+def _scored(
+    model: Decoder, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, tops: bool
+) -> list[tuple[list[float], list[bool]]]:
     context = model.config.max_position_embeddings
     for number, sequence in enumerate(sequences):
         if len(sequence) > context:
@@ -52,19 +71,21 @@ def continuation_logprobs(
                 hint="cut it into windows",
             )
         assert starts[number] >= 1, "the first token has nothing to be predicted from"
-    results: list[list[float]] = [[] for _ in sequences]
+    results: list[tuple[list[float], list[bool]]] = [([], []) for _ in sequences]
     waiting = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
     waiting.sort(key=lambda i: len(sequences[i]))
     while waiting:
         width = len(sequences[waiting[-1]])
         count = min(len(waiting), max(1, _MAX_TOKENS // width))
         chosen, waiting = waiting[-count:], waiting[:-count]
-        for i, row in zip(chosen, _pass(model, [sequences[i] for i in chosen], [starts[i] for i in chosen])):
+        for i, row in zip(chosen, _pass(model, [sequences[i] for i in chosen], [starts[i] for i in chosen], tops)):
             results[i] = row
     return results
 
 
-def _pass(model: Decoder, sequences: list[Sequence[int]], starts: list[int]) -> list[list[float]]:
+def _pass(
+    model: Decoder, sequences: list[Sequence[int]], starts: list[int], tops: bool
+) -> list[tuple[list[float], list[bool]]]:
     device = next(model.parameters()).device
     width = max(len(sequence) for sequence in sequences)
     # What stands on the right is never seen by what is scored, so any token pads.
@@ -74,7 +95,13 @@ def _pass(model: Decoder, sequences: list[Sequence[int]], starts: list[int]) -> 
     index = torch.tensor(places, device=device)
     targets = ids.flatten()[index]
     rows = max(1, _MAX_LOGITS // model.config.vocab_size)
-    pieces = zip((index - 1).split(rows), targets.split(rows))
-    logprobs = torch.cat([token_logprobs(model.logits(hidden[at]), target) for at, target in pieces])
+    logprobs, likeliest = [], []
+    for at, target in zip((index - 1).split(rows), targets.split(rows)):
+        logits = model.logits(hidden[at])
+        logprobs.append(token_logprobs(logits, target))
+        if tops:
+            likeliest.append(logits.argmax(-1) == target)
     lengths = [len(sequence) - start for sequence, start in zip(sequences, starts)]
-    return [part.tolist() for part in logprobs.cpu().split(lengths)]
+    parts = [part.tolist() for part in torch.cat(logprobs).cpu().split(lengths)]
+    flags = [part.tolist() for part in torch.cat(likeliest).cpu().split(lengths)] if tops else [[] for _ in lengths]
+    return list(zip(parts, flags, strict=True))
