@@ -80,6 +80,11 @@ def test_a_reward_model_reads_the_conversation_without_the_thinking(chat: Chat, 
     assert verdicts.parts[0]["reward_model"] == pytest.approx(said) != pytest.approx(nothing)
     expected = [2 * said, None, 2 * said - 3, 2 * nothing]  # its context is 64 tokens: the long one is not graded
     assert verdicts.rewards == [None if value is None else pytest.approx(value) for value in expected]
+    assert "longer than" in verdicts.failures["reward_model"]
+    endless = replace(PROMPT, messages=({"role": "user", "content": "so " * 90},))
+    with pytest.raises(RecipeError, match="'reward_model' cannot grade an answer"):  # else all would go ungraded
+        try_rewards(rewards, [endless])
+    assert try_rewards(rewards, [replace(endless, input_ids=(1,) * 90), PROMPT]) == []  # not for one that is too long
 
 
 @pytest.mark.parametrize(

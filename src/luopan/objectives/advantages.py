@@ -53,7 +53,7 @@ def leave_one_out(rewards: Tensor, valid: Tensor | None = None) -> Tensor:
     clean, valid = _graded(rewards, valid)
     others = valid.sum(1, keepdim=True) - 1  # [G, 1], of a graded answer
     baseline = (clean.sum(1, keepdim=True) - clean) / others.clamp(min=1)
-    return torch.where(valid & (others > 0), clean - baseline, 0.0)
+    return torch.where(valid & _unequal(clean, valid), clean - baseline, 0.0)
 
 
 def baseline_whitened(rewards: Tensor, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -77,7 +77,10 @@ def returns_to_go(reward: float, penalties: Tensor) -> Tensor:
 
 
 def whitened(values: Tensor, weights: Tensor) -> Tensor:
-    """(values - mean) / (std + 1e-4), each value counted `weights` times; 0 where that is one time in all."""
+    """(values - mean) / (std + 1e-4), each value counted `weights` times; 0 where that is one time in all, and where
+    all are equal."""
+    if not values.numel() or bool(values.min() == values.max()):
+        return torch.zeros_like(values)
     count = weights.sum()
     mean = (values * weights).sum() / count.clamp(min=1)
     variance = ((values - mean).square() * weights).sum() / (count - 1).clamp(min=1)
@@ -96,4 +99,11 @@ def _graded(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _centred(clean: Tensor, valid: Tensor) -> Tensor:
     mean = clean.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)  # [G, 1]
-    return torch.where(valid, clean - mean, 0.0)
+    return torch.where(valid & _unequal(clean, valid), clean - mean, 0.0)
+
+
+def _unequal(clean: Tensor, valid: Tensor) -> Tensor:
+    """[G, 1]: whether a group's graded rewards differ. The mean of equal ones may be another number in fp32 (of eight
+    times 0.1 it is), and the optimizer would make a whole step of what is left."""
+    low, high = (torch.where(valid, clean, other) for other in (torch.inf, -torch.inf))
+    return low.amin(1, keepdim=True) < high.amax(1, keepdim=True)

@@ -77,12 +77,15 @@ class OnPolicyFeed:
     folder: Path
     reads_weights: ClassVar[bool] = True
     _held: tuple[int, Collected] | None = None
+    _nothing: bool = False  # for the update that was read last, though there is for others of its generation
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
         """The batches of an update; the first of a generation samples it."""
         generation, place = divmod(step, self.plan.updates)
         collected = self._collected(generation, step, fresh=place == 0)
         units = self._part(collected.units, generation, place)
+        self._nothing = not units
+        units = units or collected.units[:1]  # an idle update has a loss, which changes nothing
         return self._pack(units if place == 0 else [[marked_stale(doc) for doc in unit] for unit in units])
 
     @property
@@ -93,7 +96,7 @@ class OnPolicyFeed:
     @property
     def idle(self) -> bool:
         """Whether the update that was read last has nothing to learn from, so that it must change nothing."""
-        return bool(self.figures.get("idle"))
+        return self._nothing or bool(self.figures.get("idle"))
 
     @property
     def figures(self) -> dict[str, float]:

@@ -116,7 +116,8 @@ class GroupCollector:
             if rollout.reward is not None and rollout.tokens
         ]
         # Figures are those of the first draw, all of it: what replaced its dead groups is a choice of mixed ones.
-        alive = any(any(group.advantages) or any(map(any, group.token_advantages)) for group in live or groups)
+        # A KL that is in the reward brings no dead group to life, as it would not beside live ones.
+        alive = bool(live) and any(any(group.advantages) or any(map(any, group.token_advantages)) for group in live)
         figures |= {**strayed, "idle": float(not alive)}
         kept = self._kept(drawn, carry, alive, figures)
         return Collected([[doc] for doc in self._referenced(docs)], figures, kept)
@@ -183,7 +184,7 @@ class GroupCollector:
 
     def _rounds(self, step: int, carry: Mapping[str, float]) -> list[list[Graded]]:
         """What was sampled for a step: the prompts of the step, then replacements for dead groups, round by round."""
-        wanted = self.settings.prompts_per_step
+        wanted = min(self.settings.prompts_per_step, len(self.prompts))
         rounds = [self._sample(self._draw(step, 0, wanted, carry), step, 0)]
         for round_ in range(1, self.settings.resample_rounds + 1):
             missing = wanted - sum(not dead(group) for part in rounds for group in part)
@@ -213,9 +214,9 @@ class GroupCollector:
         return self.rewards.truncation == "mask" and rollout.finish_reason != "stop"
 
     def _chosen(self, rounds: Sequence[Sequence[Graded]]) -> list[Graded]:
-        """The groups of the step: live ones first, dead ones where there are not enough."""
+        """The groups of the step: live ones first, dead ones where there are not enough, ungraded ones last."""
         everything = [group for part in rounds for group in part]
-        ordered = [group for group in everything if not dead(group)] + [group for group in everything if dead(group)]
+        ordered = sorted(everything, key=lambda group: (dead(group), all(one.reward is None for one in group[1])))
         return ordered[: len(rounds[0])]
 
     def _draw(self, step: int, round_: int, count: int, carry: Mapping[str, float]) -> list[Prompt]:

@@ -114,8 +114,9 @@ def reward_model(
         talks = [conversation(answer) for answer in answers]
         try:
             return score(model, tokenizer, talks, tokens_per_batch=part.tokens_per_batch)
-        except DataError:
-            return [alone(talk) for talk in talks]
+        except DataError as error:
+            found = [alone(talk) for talk in talks]
+            raise PartlyGraded(found, error.message) from None
 
     def alone(talk: list[dict[str, Any]]) -> float | None:
         try:
@@ -146,10 +147,11 @@ def try_rewards(rewards: Rewards, prompts: Sequence[Prompt]) -> list[tuple[int, 
     Returns (place, reason) of the prompts whose own reference answer is not accepted. RecipeError for a part that
     cannot grade a sentence, and where no reference answer at all is accepted.
     """
+    shortest = min(prompts, key=lambda prompt: len(prompt.input_ids))  # a long one may be too much for a reward model
     for part in rewards.parts:
         failures: dict[str, str] = {}
         try:
-            asked(part, [Answer(prompts[0], PLAIN, (0,), "stop")], failures)
+            asked(part, [Answer(shortest, PLAIN, (0,), "stop")], failures)
         except FeedUnavailable:
             raise  # a judge that is away for now
         except LuopanError as error:
