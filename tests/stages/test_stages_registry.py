@@ -39,8 +39,18 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
 def test_the_shipped_recipes_load_and_hold_every_stage() -> None:
     assert {"quickstart", "smoke"} <= set(shipped_recipes())
     beside = {
-        "quickstart": {"mixture_ablation", "import", "reward", "ppo", "online_dpo", "rejection", "distill", "merge"},
-        "smoke": {"mixture_ablation", "import"},
+        "quickstart": {
+            "mixture_ablation",
+            "import",
+            "reward",
+            "ppo",
+            "online_dpo",
+            "rejection",
+            "distill",
+            "synthesize",
+            "merge",
+        },
+        "smoke": {"mixture_ablation", "import", "synthesize"},  # no model of theirs is a teacher
     }
     for name, apart in beside.items():
         stages = load_recipe(name).recipe.stages

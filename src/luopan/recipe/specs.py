@@ -27,6 +27,7 @@ from luopan.recipe.preference_specs import PreferenceSpec
 from luopan.recipe.reward_specs import RewardSpec
 from luopan.recipe.rl_specs import GrpoSpec, OnPolicySpec
 from luopan.recipe.sft_specs import ImportSpec, SftSpec
+from luopan.recipe.synth_specs import SynthesizeSpec
 from luopan.tokens.config import SampleConfig, TokenizerConfig
 
 
@@ -129,7 +130,7 @@ class ReportSpec(Spec):
     title: str | None = None
     limits: tuple[str, ...] = Field(default=(), description="what such a model cannot do, said on the page")
     REFERENCES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "stages": ("curate", "tokenizer", *MODEL_KINDS, "reward", "mixture_ablation", "eval"),
+        "stages": ("curate", "tokenizer", *MODEL_KINDS, "reward", "synthesize", "mixture_ablation", "eval"),
     }
 
 
@@ -147,6 +148,7 @@ StageSpec = Annotated[
     | OnlineDpoSpec
     | RejectionSpec
     | DistillSpec
+    | SynthesizeSpec
     | MergeSpec
     | MixtureAblationSpec
     | EvalSpec

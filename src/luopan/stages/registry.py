@@ -21,6 +21,7 @@ STAGES = {
     "online_dpo": "luopan.stages.online_dpo:OnlineDpo",
     "rejection": "luopan.stages.rejection:Rejection",
     "distill": "luopan.stages.distill:Distill",
+    "synthesize": "luopan.stages.synthesize:Synthesize",
     "merge": "luopan.stages.merge:Merge",
     "mixture_ablation": "luopan.stages.mixture_ablation:MixtureAblation",
     "eval": "luopan.stages.evaluate:Evaluate",

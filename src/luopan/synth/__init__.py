@@ -1,0 +1,1 @@
+"""Synthetic data: pipelines that ask language models and keep what stands up to checks."""
