@@ -123,3 +123,21 @@ def test_a_batch_that_moves_keeps_what_it_knows() -> None:
     assert moved.once is not None and batch.once is not None
     assert torch.equal(moved.once.of, batch.once.of) and torch.equal(moved.targets().sources, batch.targets().sources)
     assert moved.num_tokens == batch.num_tokens
+
+
+@pytest.mark.parametrize("multiple", [1, 64])
+def test_padding_at_the_end_changes_nothing(multiple: int) -> None:
+    docs = documents()
+    plain = collate_merged(docs)
+    padded = collate_merged(docs, 7, multiple=multiple)
+    length = plain.input_ids.shape[1]
+    assert padded.input_ids.shape[1] == length + -length % multiple
+    assert bool((padded.input_ids[0, length:] == 7).all())
+    assert bool((padded.position_ids[0, length:] == 0).all())
+    assert (padded.num_tokens, padded.num_targets) == (plain.num_tokens, plain.num_targets)
+    torch.testing.assert_close(padded.position_ids[:, :length], plain.position_ids)
+    policy = model(next(iter(SHAPES)))
+    one, other = (trained(policy, batch, loss_type="dapo") for batch in (plain, padded))
+    assert one[2] == other[2]
+    torch.testing.assert_close(one[0], other[0])
+    torch.testing.assert_close(one[1], other[1], rtol=1e-4, atol=1e-6)

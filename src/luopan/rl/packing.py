@@ -1,5 +1,5 @@
-"""The documents of an update as batches: what answers to one prompt have in common is computed once, and nothing is
-padded where nothing needs padding.
+"""The documents of an update as batches: what answers to one prompt have in common is computed once, and next to
+nothing is padding.
 
 Rows are what is dealt out over ranks and micro-batches: whole units, answers to one prompt side by side. Where
 attention goes by documents (CPU) the rows of a micro-batch become one row in which every distinct token of a prompt's
@@ -19,6 +19,10 @@ from luopan.tokens.example import share_prefix
 from luopan.tokens.merged import collate_merged, prompt_of
 from luopan.tokens.packing import best_fit_decreasing
 
+# Positions of a row come in these. Every update would else have a shape of its own, for each of which oneDNN keeps
+# products made to measure: the process grew by 6 MB an update (docs/log.md).
+MULTIPLE = 64
+
 
 def pack_units(units: Sequence[Unit], capacity: int, *, share_prompts: bool) -> list[list[Doc]]:
     """Rows of whole units, with `share_prompts` those with one prompt side by side; at most `capacity` tokens each, of
@@ -33,11 +37,12 @@ def lay_out(rows: Sequence[Sequence[Doc]], pad_id: int, *, share_prompts: bool, 
     if one_row:
         rows = [[doc for row in rows for doc in row]]
         if share_prompts:
-            return collate_merged(rows[0])
+            return collate_merged(rows[0], pad_id, multiple=MULTIPLE)
     elif share_prompts:
         # Answers to different prompts may begin alike too, but must not come between those to one.
         rows = [[doc for _, run in groupby(row, prompt_of) for doc in share_prefix(list(run))] for row in rows]
-    return collate(rows, max(map(size, rows)), pad_id)
+    longest = max(map(size, rows))
+    return collate(rows, longest + (-longest % MULTIPLE if one_row else 0), pad_id)
 
 
 def size(documents: Sequence[Doc]) -> int:

@@ -108,7 +108,8 @@ class Batch:
     def num_tokens(self) -> int:
         """Positions that hold a token; what documents share counts once."""
         if self.once is not None:
-            return self.input_ids.numel()
+            real = self.layout.real
+            return self.input_ids.numel() if real is None else int(real.sum())
         return int((self.document_ids != PADDING).sum())
 
     @property

@@ -20,14 +20,15 @@ import numpy as np
 import torch
 
 from luopan.model.attention import Layout
-from luopan.tokens.batch import Batch, Doc, Once, Targets, column, same_names
+from luopan.tokens.batch import PADDING, Batch, Doc, Once, Targets, column, same_names
 from luopan.tokens.example import IGNORE
 
 _CANDIDATES = 32  # for the trunk: comparing all with all costs their square
 
 
-def collate_merged(docs: Sequence[Doc]) -> Batch:
-    """Whole documents (no `prefix`) as a batch of one row; labels are input ids or `IGNORE`."""
+def collate_merged(docs: Sequence[Doc], pad_id: int = 0, *, multiple: int = 1) -> Batch:
+    """Whole documents (no `prefix`) as a batch of one row, padded to a multiple of `multiple` positions; labels are
+    input ids or `IGNORE`."""
     assert docs and not any(doc.prefix for doc in docs), "documents are merged here, not before"
     ids = [np.asarray(doc.input_ids, np.int64) for doc in docs]
     labels = np.concatenate([np.asarray(doc.labels, np.int64) for doc in docs])
@@ -39,12 +40,14 @@ def collate_merged(docs: Sequence[Doc]) -> Batch:
     trained = np.flatnonzero((labels != IGNORE) & ~begins)
     _, first, of = np.unique(places[trained], return_index=True, return_inverse=True)
     numbers = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-    layout = Layout.packed(torch.from_numpy(numbers[None]), prefixes)
+    padding = np.full(-len(numbers) % multiple, PADDING)
+    document = torch.from_numpy(np.concatenate([numbers, padding])[None])
+    layout = Layout.packed(document, prefixes)
     targets = Targets(*(torch.from_numpy(part) for part in (places[trained - 1], labels[trained], trained)))
     return Batch(
-        input_ids=torch.from_numpy(np.concatenate(pieces)[None]),
+        input_ids=torch.from_numpy(np.concatenate([*pieces, np.full(len(padding), pad_id)])[None]),
         labels=torch.from_numpy(labels[None]),
-        position_ids=layout.position_ids,
+        position_ids=layout.position_ids * (document != PADDING),
         document_ids=torch.from_numpy(np.repeat(np.arange(len(docs)), lengths)[None]),
         layout=layout,
         per_token={
