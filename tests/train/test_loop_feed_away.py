@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_toys import RandomFeed, config, step_folders, tiny_model
 
-from luopan.errors import FeedUnavailable, Interrupted
+from luopan.errors import FeedUnavailable, Interrupted, LuopanError, TrainingError
 from luopan.tokens.batch import Batch
 from luopan.train.interrupt import current_wish
 from luopan.train.loop import fit
@@ -25,8 +25,9 @@ class Waiting(RandomFeed):
 
     reads_weights: ClassVar[bool] = True
 
-    def __init__(self, away: int = -1, *, stopped: bool = False) -> None:
+    def __init__(self, away: int = -1, *, stopped: bool = False, error: LuopanError | None = None) -> None:
         self.away, self.stopped = away, stopped
+        self.error = error or FeedUnavailable("the judge cannot be reached", hint="See that it runs.")
 
     def micro_batches(self, step: int) -> list[Batch]:
         if step == self.away and self.stopped:
@@ -35,7 +36,7 @@ class Waiting(RandomFeed):
             with wish.prompt():
                 os.kill(os.getpid(), signal.SIGTERM)
         if step == self.away:
-            raise FeedUnavailable("the judge cannot be reached", hint="See that it runs.")
+            raise self.error
         return super().micro_batches(step)
 
 
@@ -75,4 +76,14 @@ def test_away_again_right_after_a_resume_it_keeps_the_checkpoint(tmp_path: Path)
         with pytest.raises(FeedUnavailable, match="cannot be reached"):
             train(tmp_path / "away", Waiting(3))
         assert step_folders(tmp_path / "away") == ["step-000003"]
+    assert torch.equal(train(tmp_path / "away", Waiting()), train(tmp_path / "alone", Waiting()))
+
+
+def test_what_ends_the_feed_for_good_costs_no_update_either(tmp_path: Path) -> None:
+    """An endpoint that answers 404, a round that keeps no answer: the updates before it are paid for."""
+    error = TrainingError("round 4 keeps 0 of 576 answers", hint="Ask for more.")
+    with pytest.raises(TrainingError, match="round 4 keeps 0") as caught:
+        train(tmp_path / "away", Waiting(4, error=error))
+    assert caught.value.hint == "Ask for more. Everything up to step 4 of 6 is saved." and caught.value.exit_code == 2
+    assert step_folders(tmp_path / "away") == ["step-000004"]
     assert torch.equal(train(tmp_path / "away", Waiting()), train(tmp_path / "alone", Waiting()))

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import torch
 
 from luopan.artifacts import stable_hash
-from luopan.errors import FeedUnavailable, TrainingError
+from luopan.errors import FeedUnavailable, LuopanError, TrainingError
 from luopan.model.decoder import Decoder
 from luopan.tokens.batch import Batch
 from luopan.train.account import Account
@@ -214,8 +214,12 @@ class Loop:
         """One update."""
         began = time.perf_counter()
         following = self.skips.data_step(self.step + 1) if self.step + 1 < self.config.max_steps else None
-        with self.memory_errors(f"in step {self.step}, in the feed"):
-            batches = self.source.get(self.skips.data_step(self.step), following)
+        try:
+            with self.memory_errors(f"in step {self.step}, in the feed"):
+                batches = self.source.get(self.skips.data_step(self.step), following)
+        except LuopanError as error:
+            self.save_before(error)
+            raise
         if not any(gather_objects(bool(batches))):
             raise TrainingError(f"step {self.step}: the feed gave no batch")
         tokens = sum(batch.num_tokens for batch in batches)  # before they move: on a GPU, counting would wait for it
@@ -285,6 +289,15 @@ class Loop:
         saved = f"Everything up to step {self.step} of {self.config.max_steps} is saved." if self.step else None
         away.hint = " ".join(filter(None, (away.hint, saved, "Run the same command again to go on.")))
         raise away
+
+    def save_before(self, error: LuopanError) -> None:
+        """The feed has ended for good (its server refuses, nothing it made can be learnt from): save what was done. Of
+        several ranks others may not have failed, and would not come to the saving."""
+        if self.standing is None or isinstance(error, FeedUnavailable) or world_size() > 1:
+            return
+        self.save(final=True, state=self.standing)
+        saved = f"Everything up to step {self.step} of {self.config.max_steps} is saved."
+        error.hint = " ".join(filter(None, (error.hint, saved)))
 
     def logs(self) -> bool:
         """Whether this step has a line in the metrics (if no hook gives it one)."""
