@@ -100,6 +100,8 @@ def test_a_reward_model_reads_the_conversation_without_the_thinking(chat: Chat, 
         ({"truncation": "keep", "missing_eos_penalty": 1.0}, "missing_eos_penalty needs"),
         ({"soft_overlong": {"cache": 8}}, "below max_completion_length 8"),
         ({"eval_rollouts_steps": 2, "test_cases": 0}, "no effect with test_cases 0"),
+        ({"eval_rollouts_steps": 9, "max_steps": 9}, "answered before and after anyway"),
+        ({"steps_per_generation": 1000}, "a share of"),
     ],
 )
 def test_what_has_no_effect_is_refused(changes: dict[str, Any], words: str) -> None:

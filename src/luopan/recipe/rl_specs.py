@@ -120,6 +120,16 @@ class OnPolicySpec(TrainConfig):
             raise ValueError(f"soft_overlong.cache must be below max_completion_length {self.max_completion_length}")
         if self.eval_rollouts_steps is not None and not self.test_cases:
             raise ValueError("eval_rollouts_steps has no effect with test_cases 0")
+        if self.eval_rollouts_steps is not None and self.eval_rollouts_steps >= self.max_steps:
+            raise ValueError(
+                f"eval_rollouts_steps {self.eval_rollouts_steps} has no effect with max_steps {self.max_steps}: "
+                "held-out prompts are answered before and after anyway"
+            )
+        answers = self.prompts_per_step * getattr(self, "num_generations", 1)
+        if self.steps_per_generation > answers:
+            raise ValueError(
+                f"steps_per_generation {self.steps_per_generation} cannot each have a share of {answers} answers"
+            )
 
 
 class GrpoSpec(OnPolicySpec):
