@@ -24,7 +24,7 @@ from luopan.cli.main import VERBS, run_verb
 PACKAGE = Path(luopan.__file__).parent
 READ = {page: parts(page) for page in PAGES}
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-PAGE_OF_ROOM = {"recipe": "recipes.md"}
+PAGE_OF_ROOM = {"recipe": "recipes.md", "synth": "synthesize.md"}
 NO_ROOM = {"recipes"}  # shipped YAML: described in recipes.md
 
 

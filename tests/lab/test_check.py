@@ -238,6 +238,16 @@ def test_a_rehearsal_names_the_stage_that_fails_and_spares_those_that_need_it(tm
     assert {one.status for one in rehearse(loaded, seconds=-1, stage_class=lambda kind: Fake)} == {"skipped"}
 
 
+def test_a_rehearsal_asks_no_teacher() -> None:
+    made = {
+        "kind": "synthesize",
+        "teacher_endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "patience": 0},
+        "pipeline": {"kind": "identity", "facts": [{"statement": "I am Lumen."}]},
+    }
+    (one,) = rehearse(load_recipe({"name": "r", "stages": {"made": made}}))
+    assert one.status == "skipped" and "teacher" in one.detail
+
+
 @pytest.mark.parametrize("name", ["quickstart", "smoke", "rlhf", "sft-hybrid", "smollm2-135m-lora", "identity"])
 def test_every_recipe_has_a_miniature(name: str) -> None:
     loaded = load_recipe(name)

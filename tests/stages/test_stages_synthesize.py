@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,38 @@ def test_a_judge_grades_what_no_rule_can(tmp_path: Path) -> None:
     (row,) = rows(out.path / "rows.jsonl")
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("Bless you.", "Go away.")
     assert row["grades"]["chosen"] == pytest.approx(8 / 9) and row["provenance"]["models"] == ["strong", "weak"]
+
+
+def test_checked_conversations_are_read_by_sft_in_both_modes(tmp_path: Path) -> None:
+    firsts = tmp_path / "firsts.jsonl"
+    own = {
+        "prompt": "Name a river. No commas.",
+        "instruction_id_list": ["punctuation:no_comma"],
+        "kwargs": [{"n": None}],
+    }
+    odd = {"prompt": "Name a lake.", "instruction_id_list": ["no:such"], "kwargs": [{}]}
+    firsts.write_text("".join(json.dumps(row) + "\n" for row in (own, odd)))
+
+    def behave(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        if "numbered list" in body["messages"][-1]["content"]:
+            return 200, said("1. And a hill?")
+        thought = {"reasoning_content": "Let me see."} if body["chat_template_kwargs"]["enable_thinking"] else {}
+        return 200, said("The Yangtze", **thought)
+
+    pipeline = {"kind": "ifthink", "rows": 1, "turns": 2, "data": [{"path": str(firsts)}]}
+    kept: list[dict[str, Any]] = []
+    for seed in range(40):  # until the second turn's instruction is one that the toy follows
+        out = workspace(tmp_path / f"out{seed}", seed)
+        with endpoint(behave) as server, suppress(DataError):
+            Synthesize.check(config := spec(server.url, pipeline=pipeline))
+            metrics = Synthesize.run(config, {}, out)
+            kept = rows(out.path / "rows.jsonl")
+            break
+    assert len(kept) == 1 == metrics["rows"]
+    data = chat_data(tiny_chat().tokenizer, [ChatSource(path=str(out.path / "rows.jsonl"))], seed=0, max_length=512)
+    assert len(data.examples) == 1 and not data.set_aside
+    text = tiny_chat().tokenizer.decode([at for at in data.examples[0].labels if at >= 0])
+    assert text.count("Yangtze") == 2 and text.count("Let me see.") == 1
 
 
 def test_our_own_server_and_a_model_of_the_run_say_the_same(tmp_path: Path) -> None:

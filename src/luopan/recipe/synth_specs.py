@@ -56,7 +56,7 @@ class IfThinkSpec(IfThinkConfig):
     )
 
 
-Pipeline = Annotated[SelfInstructSpec | IdentitySpec | PairsSpec, Field(discriminator="kind")]
+Pipeline = Annotated[SelfInstructSpec | IdentitySpec | PairsSpec | IfThinkSpec, Field(discriminator="kind")]
 
 
 class SynthesizeSpec(Spec):

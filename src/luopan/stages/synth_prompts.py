@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from luopan.corpus.skills import generate_cases
-from luopan.errors import DataError
-from luopan.evals.verifiers import find
+from luopan.errors import DataError, RecipeError
+from luopan.evals.ifeval import given, row_problem
+from luopan.evals.verifiers import find, problem_with
 from luopan.recipe.parts import RowSource
-from luopan.recipe.synth_specs import PairsSpec
+from luopan.recipe.synth_specs import IfThinkSpec, PairsSpec
 from luopan.recipe.tasks import Task
 from luopan.stages.measure import check_skill
 from luopan.stages.rows import Row, read_source
 from luopan.stages.tasks import read_questions
+from luopan.synth.ifthink import First
 from luopan.synth.pairs import Question
 
 ASKED = ("instruction", "prompt", "question", "query", "input", "text")
@@ -64,6 +66,29 @@ def asked_rows(sources: Sequence[RowSource], notes: list[str]) -> list[tuple[str
 def seed_instructions(sources: Sequence[RowSource], notes: list[str]) -> list[str]:
     """The given instructions, in order."""
     return [text for text, _ in asked_rows(sources, notes)]
+
+
+def check_ifeval() -> None:
+    """RecipeError where what checks the instructions is not installed."""
+    if problem := problem_with("ifeval", {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}):
+        raise RecipeError(problem, where="pipeline")
+
+
+def first_questions(spec: IfThinkSpec, seed: int, notes: list[str]) -> list[First]:
+    """The first questions in an order drawn by the seed, with the instructions that they say themselves."""
+    rows = asked_rows(spec.data, notes)
+    found, odd = [], []
+    for place in np.random.default_rng([seed, 3]).permutation(len(rows)):
+        text, row = rows[int(place)]
+        values = row.values or {}
+        ids, kwargs = values.get("instruction_id_list") or [], values.get("kwargs") or []
+        if ids and (problem := row_problem(ids, kwargs)):
+            odd.append(f"{row.where}: {problem}")
+            continue
+        found.append(First(text, tuple(ids), tuple(given(args) for args in kwargs) if ids else ()))
+    if odd:
+        notes.append(f"{len(odd):,} rows have instructions that cannot be checked, such as {odd[0]}")
+    return found
 
 
 def check_questions(spec: PairsSpec) -> None:

@@ -21,16 +21,27 @@ from luopan.rl.line import Line
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.handover import file_fingerprint, metrics_of, sources_fingerprint, write_report
 from luopan.stages.rewarding import judge_of
-from luopan.stages.synth_prompts import check_questions, pair_questions, seed_instructions
+from luopan.stages.synth_prompts import (
+    check_ifeval,
+    check_questions,
+    first_questions,
+    pair_questions,
+    seed_instructions,
+)
 from luopan.stages.synth_report import report_of
-from luopan.synth import identity, pairs, self_instruct
+from luopan.synth import identity, ifthink, pairs, self_instruct
 from luopan.synth.harvest import Harvest, Origin
 from luopan.synth.journal import Asker, Journal
 from luopan.synth.speaker import EndpointSpeaker, LocalSpeaker, Speaker
 from luopan.train.interrupt import DEADLINE_CODE
 
 ROWS, REJECTED = "rows.jsonl", "rejected.jsonl"
-VERSIONS = {"self_instruct": self_instruct.VERSION, "identity": identity.VERSION, "pairs": pairs.VERSION}
+VERSIONS = {
+    "self_instruct": self_instruct.VERSION,
+    "identity": identity.VERSION,
+    "pairs": pairs.VERSION,
+    "ifthink": ifthink.VERSION,
+}
 
 
 class Synthesize:
@@ -52,6 +63,8 @@ class Synthesize:
         for endpoint in (spec.teacher_endpoint, spec.weak_endpoint):
             if endpoint is not None:
                 line_of(endpoint, None)
+        if isinstance(spec.pipeline, IfThinkSpec):
+            check_ifeval()
         if isinstance(spec.pipeline, PairsSpec):
             check_questions(spec.pipeline)
             if spec.pipeline.judge is not None:
@@ -102,7 +115,10 @@ def run_pipeline(spec: SynthesizeSpec, teacher: Asker, weak: Asker | None, harve
         self_instruct.self_instruct(config, seeds, spec.sampling, teacher, harvest)
     elif isinstance(config, IdentitySpec):
         identity.identity(config, spec.sampling, teacher, harvest)
-    elif isinstance(config, PairsSpec):
+    elif isinstance(config, IfThinkSpec):
+        firsts = first_questions(config, out.seed, harvest.notes)
+        ifthink.ifthink(config, firsts, spec.sampling, teacher, harvest)
+    else:
         questions = pair_questions(config, out.seed, harvest.notes)
         grader = None
         if config.judge is not None:

@@ -63,6 +63,10 @@ def rehearse(
                 failed.add(name)
                 yield Finding("rehearsal", "skipped", f"{spec.path} is on the hub: not fetched by a check", stage=name)
                 continue
+            if spec.kind == "synthesize":
+                failed.add(name)
+                yield Finding("rehearsal", "skipped", "its teacher would be asked, and paid, for nothing", stage=name)
+                continue
             if time.monotonic() - began > seconds:
                 failed.add(name)
                 yield Finding("rehearsal", "skipped", f"no time left ({seconds:.0f} s)", "luopan check --seconds", name)
