@@ -14,6 +14,7 @@ from rl_stage_toys import model_artifact
 from stage_toys import tiny_chat, workspace
 
 from luopan.errors import DataError, FeedUnavailable, Interrupted
+from luopan.pipeline.run import run
 from luopan.recipe.parts import ChatSource, RowSource
 from luopan.recipe.sampler_spec import EndpointSpec
 from luopan.recipe.synth_specs import SynthesizeSpec
@@ -94,6 +95,23 @@ def test_a_server_that_goes_away_costs_nothing_that_was_heard(tmp_path: Path) ->
     assert [row["messages"] for row in there] == [row["messages"] for row in here]
 
 
+def test_a_recipe_reads_what_an_earlier_stage_of_it_wrote(tmp_path: Path) -> None:
+    made = tmp_path / "runs" / "chain" / "first" / "rows.jsonl"
+    with endpoint(teacher) as server:
+        stages = {
+            "first": spec(server.url, pipeline=instructing(tmp_path, rows=3)),
+            "second": spec(server.url, pipeline=instructing(tmp_path, rows=2, seeds=[{"path": str(made)}])),
+        }
+        recipe = {"name": "chain", "stages": {name: one.model_dump(exclude_unset=True) for name, one in stages.items()}}
+        result = run(recipe, runs=tmp_path / "runs")
+        assert [one.state for one in result.outcomes.values()] == ["made", "made"]
+        firsts = [row["messages"][0]["content"] for row in rows(made)]
+        assert any(all(one in body["messages"][0]["content"] for one in firsts) for body in server.asked)
+        asked = len(server.asked)
+        assert {one.state for one in run(recipe, runs=tmp_path / "runs").outcomes.values()} == {"done"}
+        assert len(server.asked) == asked
+
+
 def test_the_deadline_stops_it_between_batches(tmp_path: Path) -> None:
     out = workspace(tmp_path / "out")
     late = type(out)(out.path, out.name, out.seed, out.progress, stop_at=0.0)
@@ -140,6 +158,8 @@ def test_a_judge_grades_what_no_rule_can(tmp_path: Path) -> None:
         Synthesize.run(spec(server.url, pipeline=pipeline, weak_endpoint=weak), {}, out)
     (row,) = rows(out.path / "rows.jsonl")
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("Bless you.", "Go away.")
+    report = StageReport.model_validate_json((out.path / "stage_report.json").read_text())
+    assert "The judge judge was asked 2 times" in report.notes[0].text
     assert row["grades"]["chosen"] == pytest.approx(8 / 9) and row["provenance"]["models"] == ["strong", "weak"]
 
 

@@ -17,6 +17,7 @@ from luopan.artifacts import Artifact, atomic_write_text
 from luopan.errors import DataError, Interrupted
 from luopan.recipe.sampler_spec import EndpointSpec
 from luopan.recipe.synth_specs import IdentitySpec, IfThinkSpec, PairsSpec, SelfInstructSpec, SynthesizeSpec
+from luopan.rl.judge import bill
 from luopan.rl.line import Line
 from luopan.stages.base import Inputs, Workspace
 from luopan.stages.handover import file_fingerprint, metrics_of, sources_fingerprint, write_report
@@ -126,6 +127,8 @@ def run_pipeline(spec: SynthesizeSpec, teacher: Asker, weak: Asker | None, harve
         elif config.grade is not None:
             grader = pairs.by_verifier
         pairs.pairs(config, questions, spec.sampling, teacher, weak, grader, harvest)
+        if config.judge is not None:
+            harvest.notes.append(bill(out.path / "rollouts", config.judge.name))
 
 
 def asker_of(
