@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -202,6 +204,39 @@ def test_with_other_ranks_the_wish_ends_the_waiting_in_good_order(monkeypatch: p
         Line(f"http://127.0.0.1:{free_port()}/v1", patience=60).ask("x", {})
 
 
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_a_signal_ends_a_long_answer_where_a_loop_runs_already() -> None:
+    import asyncio
+
+    def hanging(body: dict[str, Any], number: int) -> Any:
+        server.hang(30)
+        return 200, {}
+
+    async def notebook() -> None:
+        Line(server.url).ask("x", {})
+
+    server: Endpoint
+    with endpoint(hanging) as server:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        began = time.monotonic()
+        with pytest.raises(StopNow), stop_on_signal(lambda text: None):
+            loop = asyncio.new_event_loop()
+            before = asyncio._get_running_loop()
+            asyncio._set_running_loop(loop)  # what the browser's tests, and notebooks, leave behind
+            try:
+                coroutine = notebook()
+                coroutine.send(None)
+            finally:
+                asyncio._set_running_loop(before)
+                coroutine.close()
+                loop.close()
+        assert time.monotonic() - began < 10
+
+
 def test_it_works_where_a_loop_runs_already() -> None:
     import asyncio
 
@@ -209,5 +244,6 @@ def test_it_works_where_a_loop_runs_already() -> None:
         return Line(server.url).ask("x", {"a": 1})
 
     with endpoint(echo) as server:
-        assert asyncio.run(notebook()) == {"echo": {"a": 1}}
+        # In a thread of its own, as the browser's tests leave a loop in this one.
+        assert in_a_thread(lambda: asyncio.run(notebook())) == {"echo": {"a": 1}}
         assert Line(server.url).fetch("models") == {"echo": {"get": "/v1/models"}}

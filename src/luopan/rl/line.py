@@ -22,7 +22,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -288,10 +288,30 @@ def _hint(status: int, line: Line) -> str:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine; in a thread of its own where this one has a loop already (notebooks)."""
+    """The result of `work`, also where a loop runs in this thread already (a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    return _run_beside(work)
+
+
+def _run_beside(work: Coroutine[Any, Any, T]) -> T:
+    """In a thread with a loop of its own. What ends the waiting here (a signal) ends the work there."""
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def known() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        begun.set_result((asyncio.get_running_loop(), task))
+        return await work
+
     with ThreadPoolExecutor(1, "luopan-line") as pool:
-        return pool.submit(copy_context().run, asyncio.run, work).result()
+        found = pool.submit(copy_context().run, asyncio.run, known())
+        try:
+            return found.result()
+        except BaseException:
+            if not found.done():
+                loop, task = begun.result(timeout=5)
+                loop.call_soon_threadsafe(task.cancel)
+            raise
