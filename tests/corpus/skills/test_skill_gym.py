@@ -58,3 +58,10 @@ def test_configuration_is_handed_through_and_mistakes_are_said_plainly() -> None
         generate_cases("rg:chain_sums", 3, 0)
     with pytest.raises(DataError, match="refuses the settings"):
         generate_cases("rg:chain_sum", 3, 0, config={"terms": 4})
+
+
+def test_options_of_a_recipe_are_the_tasks_settings_and_unknown_ones_are_named() -> None:
+    [case] = generate_cases("rg:chain_sum", 1, 0, "train", thinking=0.0, min_terms=5, max_terms=5)
+    assert len(case.verifier_args["entry"]["metadata"]["expression"].replace("-", "+").split("+")) == 5
+    with pytest.raises(DataError, match=r"chain_sum.*max_trems"):
+        generate_cases("rg:chain_sum", 1, 0, "train", max_trems=3)

@@ -38,13 +38,15 @@ def gym_cases(
     *,
     thinking: float = 0.5,
     config: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> list[Case]:
-    """`n` cases of a reasoning_gym task; `config` is that task's configuration. Fewer where the test runs out."""
+    """`n` cases of a reasoning_gym task; `config` and `settings` are that task's configuration (a recipe's options).
+    Fewer where the test runs out."""
     try:
         check_share("thinking", thinking)
     except ValueError as error:
         raise DataError(f"skill 'rg:{task}': {error}", where="skill options") from error
-    dataset = _dataset(task, seed, split, {**SMALL.get(task, {}), **(config or {})})
+    dataset = _dataset(task, seed, split, {**SMALL.get(task, {}), **(config or {}), **settings})
     working = WORKINGS.get(task)
     cases: list[Case] = []
     seen: set[str] = set()
