@@ -79,7 +79,7 @@ def examine(runs: Path = Path("runs")) -> Diagnosis:
         place = place.parent
     problems: list[str] = []
     write_speed = measure_disk(place, problems)
-    torch_version, cpu_flops, threads, accelerators = _torch_facts(problems)
+    torch_version, cpu_flops, threads, accelerators = torch_facts(problems)
     found = Diagnosis(
         python=platform.python_version(),
         platform=platform.platform(terse=True),
@@ -165,7 +165,8 @@ def measure_disk(folder: Path, problems: list[str], seconds: float = 0.5) -> flo
     return written / (time.perf_counter() - started)
 
 
-def _torch_facts(problems: list[str]) -> tuple[str | None, float | None, int, list[Accelerator]]:
+def torch_facts(problems: list[str]) -> tuple[str | None, float | None, int, list[Accelerator]]:
+    """torch's version, the CPU's FLOP/s, threads, accelerators; what does not work goes to `problems`."""
     try:
         import torch
     except ImportError as error:

@@ -202,23 +202,46 @@ def run_sweep(
     results = []
     for number, trial in enumerate(sweep.trials, start=1):
         said(f"trial {number} of {len(sweep.trials)}: {describe(trial)}")
-        try:
-            done = run(
+        results.append(
+            train_trial(
                 sweep.recipe,
-                until=trial.name,
+                trial,
+                folder / "recipe.lock.yaml",
                 runs=runs,
-                reporter=reporter or QuietReporter(),
+                reporter=reporter,
+                said=said,
                 stage_class=stage_class,
-                lock_file=folder / "recipe.lock.yaml",
             )
-        except Interrupted:
-            raise
-        except TrainingError as error:
-            said(f"  {trial.name} is given up: {error.message}")
-            results.append(Result(trial, trouble=error.message))
-            continue
-        results.append(read_result(trial, done.stage(trial.name)))
+        )
     return results
+
+
+def train_trial(
+    recipe: LoadedRecipe,
+    trial: Trial,
+    lock_file: Path,
+    *,
+    runs: Path | str,
+    reporter: Reporter | None,
+    said: Callable[[str], None],
+    stage_class: Callable[[str], Any] | None,
+) -> Result:
+    """What became of a trial, trained now unless it is already; of sweeps, ablations and families alike."""
+    try:
+        done = run(
+            recipe,
+            until=trial.name,
+            runs=runs,
+            reporter=reporter or QuietReporter(),
+            stage_class=stage_class,
+            lock_file=lock_file,
+        )
+    except Interrupted:
+        raise
+    except TrainingError as error:
+        said(f"  {trial.name} is given up: {error.message}")
+        return Result(trial, trouble=error.message)
+    return read_result(trial, done.stage(trial.name))
 
 
 def sweep_folder(sweep: Sweep, runs: Path | str) -> Path:

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from luopan.errors import RecipeError
 from luopan.objectives.config import PreferenceLossType, check_preference, loss_types
-from luopan.recipe.preference_specs import ELSEWHERE
+from luopan.recipe.preference_specs import known_names
 from luopan.recipe.rl_specs import OnPolicySpec
 
 
@@ -40,10 +40,7 @@ class OnlineDpoSpec(OnPolicySpec):
     @field_validator("loss_type", mode="before")
     @classmethod
     def _known_by_another_name(cls, value: Any) -> Any:
-        for name in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
-            if isinstance(name, str) and name in ELSEWHERE:
-                raise ValueError(f"{name} is called {ELSEWHERE[name]} here, as in TRL")
-        return value
+        return known_names(value)
 
     @model_validator(mode="after")
     def _loss_works(self) -> Self:

@@ -27,6 +27,17 @@ ELSEWHERE = {
 """Losses by the names of their papers."""
 
 
+def known_names(value: Any) -> Any:
+    """One loss or several as written; ValueError for a name that other libraries have for one of ours."""
+    for name in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
+        if isinstance(name, str) and name in ELSEWHERE:
+            raise ValueError(f"{name} is called {ELSEWHERE[name]} here, as in TRL")
+    return value
+
+
+"""Losses by the names of their papers."""
+
+
 class PreferenceSpec(EpochConfig):
     """Preference optimisation: DPO and its relatives on pairs of answers, KTO on single ones."""
 
@@ -59,10 +70,7 @@ class PreferenceSpec(EpochConfig):
     @field_validator("loss_type", mode="before")
     @classmethod
     def _known_by_another_name(cls, value: Any) -> Any:
-        for name in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
-            if isinstance(name, str) and name in ELSEWHERE:
-                raise ValueError(f"{name} is called {ELSEWHERE[name]} here, as in TRL")
-        return value
+        return known_names(value)
 
     @model_validator(mode="after")
     def _keys_work(self) -> Self:

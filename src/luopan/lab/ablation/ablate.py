@@ -17,14 +17,13 @@ from statistics import fmean
 from typing import Any
 
 from luopan.artifacts import atomic_write_json, atomic_write_text, read_manifest, versions
-from luopan.errors import Interrupted, RecipeError, TrainingError
+from luopan.errors import RecipeError, TrainingError
 from luopan.lab.ablation.changes import BASELINE
 from luopan.lab.ablation.derive import Ablation
 from luopan.lab.ablation.verdicts import Verdict, judge
-from luopan.lab.sweep import Result, read_result
+from luopan.lab.sweep import Result, train_trial
 from luopan.lab.sweep import Trial as SweepTrial
-from luopan.pipeline.reporter import QuietReporter, Reporter
-from luopan.pipeline.run import run
+from luopan.pipeline.reporter import Reporter
 from luopan.recipe.lock import dump_yaml
 from luopan.report.data import BarChart, Bars, Figure, Note, RunReport, StageReport, Table
 from luopan.report.page import render
@@ -67,19 +66,14 @@ def run_ablation(
     seconds = 0.0
     for number, trial in enumerate(ablation.trials, start=1):
         said(f"{number} of {len(ablation.trials)}: {trial.arm}, seed {trial.seed}")
-        try:
-            done = run(ablation.recipe, until=trial.stage, runs=runs, reporter=reporter or QuietReporter(),
-                       stage_class=stage_class, lock_file=folder / f"{ablation.identity}.lock.yaml")  # fmt: skip
-        except Interrupted:
-            raise
-        except TrainingError as error:
-            said(f"  {trial.stage} is given up: {error.message}")
-            results[trial.arm, trial.seed] = Result(SweepTrial(trial.stage, (), trial.seed), trouble=error.message)
-            continue
-        results[trial.arm, trial.seed] = read_result(SweepTrial(trial.stage, (), trial.seed), done.stage(trial.stage))
-        seconds += _taken(done.stage(trial.stage))
-        text = (done.stage(trial.stage) / REPORT_FILE).read_text(encoding="utf-8")
-        reports.append(StageReport.model_validate_json(text))
+        result = train_trial(ablation.recipe, SweepTrial(trial.stage, (), trial.seed),
+                             folder / f"{ablation.identity}.lock.yaml", runs=runs, reporter=reporter, said=said,
+                             stage_class=stage_class)  # fmt: skip
+        results[trial.arm, trial.seed] = result
+        if not result.trouble or result.figures:  # it was trained to its end
+            stage = folder.parent / trial.stage
+            seconds += _taken(stage)
+            reports.append(StageReport.model_validate_json((stage / REPORT_FILE).read_text(encoding="utf-8")))
     return _outcome(ablation, results, reports, seconds, metric)
 
 

@@ -120,7 +120,7 @@ def _pairs(stage: str, source: Any, sound: list[dict[str, Any]]) -> Iterator[Fin
 
 
 def overlap(stages: Mapping[str, Any]) -> list[Finding]:
-    """The same file trained on and tested on, or the same question in two sources."""
+    """Files that fine-tuning reads more than once."""
     places: Counter[str] = Counter()
     for spec in stages.values():
         if spec.kind == "sft":

@@ -23,15 +23,13 @@ OVERFIT_STEPS = 60
 
 def probe(stage: str, config: ModelConfig) -> Iterator[Finding]:
     """Of the model of one stage."""
-    import torch
-
     from luopan.model.decoder import Decoder
 
     small = narrowed(config)
     model = Decoder(small)
     model.reset_parameters(0)
     batches = _batches(small)
-    loss, model = _loss_of(model, batches), model
+    loss = _loss_of(model, batches)
     expected = math.log(small.vocab_size)
     ok = abs(loss / expected - 1) < 0.15
     yield Finding("first loss", "ok" if ok else "bad", f"{loss:.2f}, ln({small.vocab_size}) is {expected:.2f}",
@@ -46,7 +44,6 @@ def probe(stage: str, config: ModelConfig) -> Iterator[Finding]:
     yield _by_heart(stage, model, small, expected)
     if small is not config:
         yield Finding("probes", "note", f"made on 2 layers and at most {VOCABULARY} tokens of the shape", stage=stage)
-    del torch
 
 
 def narrowed(config: ModelConfig) -> ModelConfig:

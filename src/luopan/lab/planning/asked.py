@@ -116,16 +116,14 @@ def _budget(question: Question, name: str) -> Budget:
 
 def this_device() -> Device:
     """The machine at hand, its matrix products measured (half a second)."""
-    from luopan.lab.doctor import examine
+    from luopan.lab.doctor import torch_facts, usable_memory
 
-    found = examine()
-    for card in found.accelerators:
+    _, cpu_flops, _, cards = torch_facts([])
+    for card in cards:
         if card.flops:
-            return Device(
-                card.name, card.flops, card.memory_bytes, 0.0, 50e9, 25e9, len(found.accelerators), None, "measured"
-            )
-    assert found.cpu_flops is not None
-    return Device("this machine's CPU", found.cpu_flops, found.memory_bytes, 0.0, 1e9, 1e9, 1, None, "measured")
+            return Device(card.name, card.flops, card.memory_bytes, 0.0, 50e9, 25e9, len(cards), None, "measured")
+    assert cpu_flops is not None
+    return Device("this machine's CPU", cpu_flops, usable_memory(), 0.0, 1e9, 1e9, 1, None, "measured")
 
 
 def plan_recipe(recipe: str, question: Question) -> dict[str, Any]:

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from luopan.artifacts import plain, stable_hash
-from luopan.errors import Interrupted, RecipeError, TrainingError
-from luopan.lab.sweep import Result, read_result
+from luopan.errors import RecipeError
+from luopan.lab.sweep import Result, train_trial
 from luopan.lab.sweep import Trial as SweepTrial
 from luopan.model.config import ModelConfig
 from luopan.pipeline.graph import needs_of, with_needs
-from luopan.pipeline.reporter import QuietReporter, Reporter
-from luopan.pipeline.run import run
+from luopan.pipeline.reporter import Reporter
 from luopan.recipe.load import LoadedRecipe, load_recipe
 
 LEAST_STEPS = 20
@@ -171,17 +170,9 @@ def run_family(
     for number, member in enumerate(ordered, start=1):
         said(f"{number} of {len(ordered)}: {member.parameters:,} parameters, {member.tokens:,} tokens, "
              f"learning rate {member.learning_rate:g}")  # fmt: skip
-        trial = SweepTrial(member.stage, (), 0)
-        try:
-            done = run(family.recipe, until=member.stage, runs=runs, reporter=reporter or QuietReporter(),
-                       stage_class=stage_class, lock_file=folder / "recipe.lock.yaml")  # fmt: skip
-        except Interrupted:
-            raise
-        except TrainingError as error:
-            said(f"  given up: {error.message}")
-            found.append((member, Result(trial, trouble=error.message)))
-            continue
-        found.append((member, read_result(trial, done.stage(member.stage))))
+        result = train_trial(family.recipe, SweepTrial(member.stage, (), 0), folder / "recipe.lock.yaml", runs=runs,
+                             reporter=reporter, said=said, stage_class=stage_class)  # fmt: skip
+        found.append((member, result))
     return found
 
 
